@@ -1,0 +1,30 @@
+# Two commands matter: `make demo` plays the walk-through, `make test` passes the tests.  Both set up what they need.
+.PHONY: demo test lint types check bench clean
+bin := .venv/bin
+
+demo:
+	scripts/setup.sh run
+	scripts/demo.sh
+
+test:
+	scripts/setup.sh test
+	$(MAKE) --no-print-directory lint types
+	test -e .cache/debian.tar || scripts/base-image.sh .cache/debian.tar
+	$(bin)/pytest -n 2 --dist loadgroup
+
+lint:
+	$(bin)/ruff format --check .
+	$(bin)/ruff check .
+	$(bin)/lint-imports
+
+types:
+	$(bin)/mypy
+	$(bin)/pyright
+
+bench:
+	scripts/setup.sh test
+	test -e .cache/debian.tar || scripts/base-image.sh .cache/debian.tar
+	$(bin)/python -m bench
+
+clean:
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

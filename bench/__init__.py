@@ -1,0 +1,1 @@
+"""Benchmarks: lamella and a peer on the same input in the same run."""

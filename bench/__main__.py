@@ -1,0 +1,156 @@
+"""``python -m bench [ROUNDS]``: load, build, run and commit beside dockerd, in turn, medians and ratios.
+
+Each engine has a store of its own on the same file system.  A round runs each step once by each engine, in an order
+that alternates, so that neither always comes second.  Times are wall time of the whole command as a user types it;
+memory is the peak of the command's own process tree (for docker: the client and the daemon's high-water mark).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+REPOSITORY = Path(__file__).parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from tests.support.dockerd import DOCKER, Dockerd  # noqa: E402 - the daemon that the tests start, too
+
+LAMELLA = REPOSITORY / ".venv/bin/lamella"
+TARGETS = {"load": 0.6, "build": 0.6, "run": 0.7, "commit": 1.0}
+DOCKERFILE = """\
+FROM ubuntu:latest
+ENV author jlz
+RUN echo "x1" >> /tmp/test
+RUN echo "x2" >> /tmp/test2
+RUN echo "x3" >> /tmp/test3
+ENTRYPOINT ["/bin/bash", "-c", "cat /tmp/test"]
+"""
+
+
+class Timing(NamedTuple):
+    """One command, once: seconds of wall time and peak kilobytes of its processes."""
+
+    seconds: float
+    peak_kb: int
+
+
+def timed(command: list[str], *, env: dict[str, str]) -> Timing:
+    """Run *command* and measure it; a failure ends the bench."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)}: {errors.decode(errors='replace')}")
+    return Timing(seconds, usage.ru_maxrss)
+
+
+class Engine:
+    """One of the two: how its commands begin."""
+
+    def __init__(self, name: str, prefix: list[str]) -> None:
+        self.name = name
+        self.prefix = prefix
+        self.env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "DOCKER_BUILDKIT": "0"}
+        self.timings: dict[str, list[Timing]] = {}
+
+    def do(self, *arguments: str) -> str:
+        """Run a command that is not measured."""
+        return subprocess.run(
+            [*self.prefix, *arguments],
+            env=self.env,
+            check=True,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        ).stdout.strip()
+
+    def measure(self, step: str, *arguments: str) -> None:
+        """Run a command and keep its timing under *step*."""
+        os.sync()
+        self.timings.setdefault(step, []).append(timed([*self.prefix, *arguments], env=self.env))
+
+
+def one_round(engine: Engine, archive: Path, context: Path) -> None:
+    """Load, build, run and commit once, from a store without the image to a store without it."""
+    engine.measure("load", "load", "-q", "-i", str(archive))
+    engine.measure("build", "build", "--no-cache", "--network", "none", "-q", "-t", "my-ubuntu:0.1", str(context))
+    engine.measure("run", "run", "--rm", "--network", "none", "--entrypoint", "true", "my-ubuntu:0.1")
+    engine.do(
+        "run",
+        "--name",
+        "writer",
+        "--network",
+        "none",
+        "--entrypoint",
+        "sh",
+        "my-ubuntu:0.1",
+        "-c",
+        "echo hahaha > test4",
+    )
+    engine.measure("commit", "commit", "writer", "my-ubuntu:0.2")
+    engine.do("rm", "writer")
+    engine.do("rmi", "my-ubuntu:0.2", "my-ubuntu:0.1")
+    engine.do("rmi", "ubuntu:latest")
+
+
+def daemon_peak(state: Path) -> int:
+    """Read the daemon's high-water mark in kilobytes."""
+    pid = (state / "pid").read_text().strip()
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+
+
+def start_up(command: list[str], rounds: int) -> float:
+    """Measure the median of a command that does nothing, in milliseconds."""
+    return statistics.median(timed(command, env={"PATH": "/usr/bin:/bin"}).seconds for _ in range(rounds)) * 1000
+
+
+def main() -> None:
+    """Run the rounds and print the table."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    base = REPOSITORY / ".cache/debian.tar"
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with tempfile.TemporaryDirectory(prefix="lamella-bench-") as place:
+        context = Path(place, "context")
+        context.mkdir()
+        (context / "Dockerfile").write_text(DOCKERFILE)
+        archive = Path(place, "ubuntu.tar")
+        ours = Engine("lamella", [str(LAMELLA), "--root", f"{place}/lamella"])
+        with Dockerd(Path(place, "docker")) as docker:
+            theirs = Engine("docker", [DOCKER, "--host", f"unix://{docker.state}/socket"])
+            theirs.do("import", str(base), "ubuntu:latest")
+            theirs.do("save", "-o", str(archive), "ubuntu:latest")
+            theirs.do("rmi", "ubuntu:latest")
+            for engine in (ours, theirs):  # warm the page cache and each program's own files
+                one_round(engine, archive, context)
+                engine.timings.clear()
+            for number in range(rounds):
+                for engine in (ours, theirs) if number % 2 else (theirs, ours):
+                    one_round(engine, archive, context)
+            peak = daemon_peak(docker.state)
+        print(f"{rounds} rounds, medians; archive of {archive.stat().st_size / 1e6:.0f} MB")
+        print(f"{'step':8} {'lamella':>10} {'docker':>10} {'ratio':>6} {'target':>6}   lamella peak")
+        for step, target in TARGETS.items():
+            mine = statistics.median(timing.seconds for timing in ours.timings[step])
+            his = statistics.median(timing.seconds for timing in theirs.timings[step])
+            memory = max(timing.peak_kb for timing in ours.timings[step]) / 1024
+            print(f"{step:8} {mine:9.3f}s {his:9.3f}s {mine / his:6.2f} {target:6.1f}   {memory:.0f} MB")
+        print(f"lamella --version: {start_up([str(LAMELLA), '--version'], 20):.0f} ms (target 60)")
+        print(f"docker --version:  {start_up([DOCKER, '--version'], 20):.0f} ms; dockerd's peak: {peak / 1024:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()

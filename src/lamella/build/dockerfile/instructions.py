@@ -1,0 +1,229 @@
+"""A Dockerfile as values: its instructions, a closed union of frozen classes, gathered into stages.
+
+Every text is as written, variables not yet replaced: replacing them (`expand`) needs the state of the build, which the
+executor holds.  Reading text into these values is `parser`'s.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import msgspec
+
+
+class Heredoc(NamedTuple):
+    """A here-document that follows an instruction."""
+
+    name: str
+    content: str
+    expand: bool
+    """False when the word after ``<<`` was quoted."""
+    chomp: bool
+    """True for ``<<-``: leading tabs go."""
+
+    def text(self) -> str:
+        """Give the content as the command or file gets it, before variables are replaced."""
+        return re.sub(r"(?m)^\t+", "", self.content) if self.chomp else self.content
+
+
+class Pair(NamedTuple):
+    """One ``name=value`` of ENV or LABEL."""
+
+    name: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value}"
+
+
+class BuildArgument(NamedTuple):
+    """One name of ARG, with its default if it has one."""
+
+    name: str
+    default: str | None
+
+
+class Instruction(msgspec.Struct, frozen=True):
+    """What all instructions have."""
+
+    line: int
+    source: str
+    """The instruction's text, its continuation lines joined."""
+
+
+class From(Instruction, frozen=True):
+    """``FROM [--platform=p] base [AS name]``: begins a stage."""
+
+    base: str
+    name: str = ""
+    platform: str = ""
+
+
+class Arg(Instruction, frozen=True):
+    """``ARG name[=default] …``."""
+
+    arguments: tuple[BuildArgument, ...]
+
+
+class Env(Instruction, frozen=True):
+    """``ENV name=value …`` or ``ENV name value``."""
+
+    pairs: tuple[Pair, ...]
+
+
+class Label(Instruction, frozen=True):
+    """``LABEL name=value …``; `literal` ones come from the command line and take no variables."""
+
+    pairs: tuple[Pair, ...]
+    literal: bool = False
+
+
+class Maintainer(Instruction, frozen=True):
+    """``MAINTAINER text``."""
+
+    name: str
+
+
+class Run(Instruction, frozen=True):
+    """``RUN …`` in shell or exec form."""
+
+    command: tuple[str, ...]
+    shell: bool
+    heredocs: tuple[Heredoc, ...] = ()
+
+
+class Cmd(Instruction, frozen=True):
+    """``CMD …`` in shell or exec form."""
+
+    command: tuple[str, ...]
+    shell: bool
+
+
+class Entrypoint(Instruction, frozen=True):
+    """``ENTRYPOINT …`` in shell or exec form."""
+
+    command: tuple[str, ...]
+    shell: bool
+
+
+class Transfer(Instruction, frozen=True):
+    """What COPY and ADD have in common."""
+
+    sources: tuple[str, ...]
+    destination: str
+    contents: tuple[Heredoc, ...] = ()
+    """Here-documents that become files."""
+    chown: str = ""
+    chmod: str = ""
+    link: bool = False
+    exclude: tuple[str, ...] = ()
+
+
+class Copy(Transfer, frozen=True):
+    """``COPY [flags] source … destination``."""
+
+    stage: str = ""
+    """``--from``: a stage's name or index, or an image."""
+    parents: bool = False
+
+
+class Add(Transfer, frozen=True):
+    """``ADD [flags] source … destination``: as COPY, and archives are unpacked."""
+
+    checksum: str = ""
+    keep_git_dir: bool = False
+    unpack: bool | None = None
+
+
+class Workdir(Instruction, frozen=True):
+    """``WORKDIR path``."""
+
+    path: str
+
+
+class User(Instruction, frozen=True):
+    """``USER user[:group]``."""
+
+    user: str
+
+
+class Expose(Instruction, frozen=True):
+    """``EXPOSE port[/protocol] …``, sorted as Docker sorts them."""
+
+    ports: tuple[str, ...]
+
+
+class Volume(Instruction, frozen=True):
+    """``VOLUME path …``."""
+
+    paths: tuple[str, ...]
+
+
+class Shell(Instruction, frozen=True):
+    """``SHELL ["program", "argument"]``."""
+
+    command: tuple[str, ...]
+
+
+class StopSignal(Instruction, frozen=True):
+    """``STOPSIGNAL signal``."""
+
+    signal: str
+
+
+class Healthcheck(Instruction, frozen=True):
+    """``HEALTHCHECK [flags] CMD …`` or ``HEALTHCHECK NONE``; times in nanoseconds."""
+
+    test: tuple[str, ...]
+    interval: int = 0
+    timeout: int = 0
+    start_period: int = 0
+    start_interval: int = 0
+    retries: int = 0
+
+
+class OnBuild(Instruction, frozen=True):
+    """``ONBUILD instruction``: kept as text until an image is built on this one."""
+
+    trigger: str
+
+
+Command = (
+    Arg
+    | Env
+    | Label
+    | Maintainer
+    | Run
+    | Cmd
+    | Entrypoint
+    | Copy
+    | Add
+    | Workdir
+    | User
+    | Expose
+    | Volume
+    | Shell
+    | StopSignal
+    | Healthcheck
+    | OnBuild
+)
+
+
+class Stage(NamedTuple):
+    """A FROM and what follows it."""
+
+    base: From
+    commands: tuple[Command, ...]
+
+
+class Dockerfile(NamedTuple):
+    """A whole file."""
+
+    escape: str
+    syntax: str
+    """What ``# syntax=`` named; noted, never fetched."""
+    arguments: tuple[Arg, ...]
+    """ARGs before the first FROM."""
+    stages: tuple[Stage, ...]
+    warnings: tuple[str, ...]

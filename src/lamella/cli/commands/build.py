@@ -1,0 +1,85 @@
+"""``build``: an image from a Dockerfile."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lamella.cli.command import Command
+from lamella.cli.flags import Flag, Values
+from lamella.cli.runflags import read_pairs
+from lamella.errors import InvalidArgument, Unsupported
+
+if TYPE_CHECKING:
+    from lamella.cli.context import Context
+
+
+def run(context: Context, flags: Values, arguments: list[str]) -> int:
+    """Build and print the image's ID, steps and their output going before it."""
+    from lamella.model.reference import parse_tagged
+
+    tags = [parse_tagged(tag).familiar() for tag in flags.many("tag")]  # before anything is touched
+    source = arguments[0]
+    if "://" in source or source.startswith("git@"):
+        raise Unsupported(f"{source}: a build context is a directory, or - for a Dockerfile or tar on standard input")
+    quiet = flags.on("quiet")
+    if source != "-" and not Path(source).is_dir():
+        raise InvalidArgument(f"unable to prepare context: path {source!r} not found or not a directory")
+    if source == "-" and sys.stdin.isatty():
+        raise InvalidArgument("a Dockerfile or tar is to come on standard input, which is the terminal")
+    image = context.store().build(
+        sys.stdin.buffer if source == "-" else Path(source),
+        tags=tags,
+        dockerfile=flags.text("file") or None,
+        build_args=read_build_args(context, flags.many("build-arg")),
+        labels=read_pairs(flags.many("label"), ()),
+        target=flags.text("target"),
+        network=flags.text("network"),
+        no_cache=flags.on("no-cache"),
+        keep_failed=not flags.on("rm"),
+        output=None if quiet else context.output.stream,
+    )
+    if flags.text("iidfile"):
+        Path(flags.text("iidfile")).write_text(image.id)
+    if quiet:
+        context.output.line(image.id)
+    else:
+        context.output.line(f"Successfully built {image.short_id}")
+        for tag in tags:
+            context.output.line(f"Successfully tagged {tag}")
+    return 0
+
+
+def read_build_args(context: Context, texts: list[str]) -> dict[str, str]:
+    """Read ``--build-arg``; a name alone takes its value from the caller's environment, and is nothing without."""
+    found = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if equals:
+            found[key] = value
+        elif key in context.environment:
+            found[key] = context.environment[key]
+    return found
+
+
+BUILD = Command(
+    usage="[OPTIONS] PATH | -",
+    run=run,
+    least=1,
+    most=1,
+    completes="file",
+    flags=(
+        Flag("build-arg", "Set build-time variables", kind="list", many=True),
+        Flag("file", 'Name of the Dockerfile (Default is "PATH/Dockerfile")', short="f", kind="string"),
+        Flag("force-rm", "Always remove intermediate containers", hidden=True),
+        Flag("iidfile", "Write the image ID to the file", kind="string"),
+        Flag("label", "Set metadata for an image", kind="list", many=True),
+        Flag("network", "Network of the RUN instructions: host or none", kind="string", default="host"),
+        Flag("no-cache", "Do not use cache when building the image"),
+        Flag("quiet", "Suppress the build output and print image ID on success", short="q"),
+        Flag("rm", "Remove intermediate containers after a successful build", default="true"),
+        Flag("tag", 'Name and optionally a tag in the "name:tag" format', short="t", kind="list", many=True),
+        Flag("target", "Set the target build stage to build", kind="string"),
+    ),
+)

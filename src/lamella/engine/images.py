@@ -1,0 +1,202 @@
+"""Images as the library shows them: inspect, walk the layers, mount, tag, remove."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from lamella.engine.layers import Layer, steps_of_layers
+from lamella.engine.views.image import HistoryStep, ImageFacts, image_document, plan_history
+from lamella.errors import Unsupported
+from lamella.model.gojson import parse_time
+from lamella.model.ids import new_container_id, short_id
+from lamella.model.reference import Reference, parse_tagged
+
+if TYPE_CHECKING:
+    from lamella.engine.removal import Removed
+    from lamella.engine.store import Store
+    from lamella.model.digest import ChainID, ImageID
+    from lamella.model.imageconfig import ImageConfig
+    from lamella.store.imagedb import StoredImage
+    from lamella.store.layerdb import Layer as StoredLayer
+
+
+class Image:
+    """One image of an open :class:`~lamella.Store`.
+
+    It is a picture of the moment it was looked up: tags given or taken later show in a new look-up only.  Methods that
+    need a layer raise NotFound or DataLoss if the image was removed or damaged meanwhile.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        stored: StoredImage,
+        references: Sequence[Reference],
+        layers: Mapping[ChainID, StoredLayer] | None = None,
+    ) -> None:
+        self._store = store
+        self._stored = stored
+        self._layers = layers
+        self.references = list(references)
+        """Its names: tags and digests, sorted."""
+
+    def __repr__(self) -> str:
+        return f"<Image {self.short_id} {' '.join(self.tags) or '(untagged)'}>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Image) and other.id == self.id and other._store is self._store
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    # ------------------------------------------------------------------------------------------------ facts
+
+    @property
+    def id(self) -> ImageID:
+        """The image ID: the digest of its config."""
+        return self._stored.id
+
+    @property
+    def short_id(self) -> str:
+        """The twelve digits that lists show."""
+        return short_id(self.id)
+
+    @property
+    def tags(self) -> list[str]:
+        """Its tags as people write them, such as ``ubuntu:latest``."""
+        return [reference.familiar() for reference in self.references if not reference.digest]
+
+    @property
+    def config(self) -> ImageConfig:
+        """The view of its config."""
+        return self._stored.config
+
+    @property
+    def raw_config(self) -> bytes:
+        """The exact bytes whose digest is the ID."""
+        return self._stored.raw
+
+    @property
+    def created(self) -> int:
+        """When it was made, in nanoseconds since the epoch; 0 or less if the config does not say."""
+        return parse_time(self.config.created) if self.config.created else 0
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Its labels."""
+        return self.config.config.labels
+
+    @property
+    def parent(self) -> ImageID | None:
+        """The image it was built on, as far as this store was told."""
+        return self._stored.parent
+
+    @property
+    def size(self) -> int:
+        """The bytes of all its layers' files; shared layers count in full."""
+        return sum(layer.size for layer in self._stack())
+
+    def inspect(self) -> dict[str, object]:
+        """Return the document that ``docker image inspect`` shows."""
+        stack = self._stack()
+        driver = self._store.parts.root.driver
+        facts = ImageFacts(
+            references=self.references,
+            size=sum(layer.size for layer in stack),
+            driver=driver.name,
+            directories=driver.metadata(stack[-1].cache_id) if stack else None,
+        )
+        return image_document(self._stored, facts)
+
+    def history(self) -> list[HistoryStep]:
+        """Return the steps it was made by, newest first, settings that made no layer included."""
+        return plan_history(self.config.history, [layer.size for layer in self._stack()], self._lineage())
+
+    def layers(self) -> list[Layer]:
+        """Return its layers, base first, each with the step that made it and the directory it lies in."""
+        stack = self._stack()
+        history = plan_history(self.config.history, [layer.size for layer in stack], self._lineage())
+        return [
+            Layer("image", layer.diff_id, layer.chain_id, layer.cache_id, layer.size, self._directory(layer), step)
+            for layer, step in zip(stack, steps_of_layers(history, len(stack)), strict=True)
+        ]
+
+    # ------------------------------------------------------------------------------------------------ files
+
+    @contextlib.contextmanager
+    def mount(self) -> Iterator[Path]:
+        """Mount the image's file system read-only for the block and yield its root directory.
+
+        Nothing can be written through it, and nothing is written for it.  Raises Unsupported for an image without
+        layers.
+        """
+        stack = self._stack()
+        if not stack:
+            raise Unsupported(f"image {self.short_id} has no layers, so there is nothing to mount")
+        with self._store.parts.root.driver.mounted_read_only(stack[-1].cache_id) as root:
+            yield root
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Mount a writable copy of the image's file system for the block, and throw it away at its end.
+
+        The copy costs nothing until something is written.  Should the process be killed, the next command that
+        changes the store clears it away.
+        """
+        parts = self._store.parts
+        with contextlib.ExitStack() as scope:
+            # Its own failure undoes a transaction; leaving it well would publish, so the copy is removed first.
+            tx = scope.enter_context(parts.root.transaction("scratch", ids=1))
+            copy = parts.rwlayers.create(new_container_id(), self._stored.top, tx=tx, recorded=False)
+            scope.callback(parts.rwlayers.remove, copy)
+            yield scope.enter_context(parts.rwlayers.mounted(copy))
+
+    def save(self, sink: BinaryIO) -> None:
+        """Write the image with its tags as an archive that docker, podman, skopeo and containerd read."""
+        self._store.save([self.id], sink)
+
+    # ------------------------------------------------------------------------------------------------ changes
+
+    def tag(self, reference: str) -> None:
+        """Give the image the name *reference*, away from the image that had it; durable on return."""
+        parts = self._store.parts
+        with parts.root.writing():
+            parts.tags.set(parse_tagged(reference), self.id)
+            parts.images.touch(self.id)
+
+    def remove(self, *, force: bool = False, prune: bool = True) -> list[Removed]:
+        """Remove the image with all its tags, if no container and no other image needs it, and return what went.
+
+        *force* removes it also if it has tags in several repositories or a stopped container; *prune* removes parents
+        left without a name.  Raises Conflict.  To take away one name only, use :meth:`Store.remove_image`.
+        """
+        return self._store.remove_image(self.id, force=force, prune=prune)
+
+    # ------------------------------------------------------------------------------------------------ internals
+
+    def _stack(self) -> list[StoredLayer]:
+        if self._layers is not None:
+            return [self._layers[chain] for chain in self._stored.chains]
+        return self._store.parts.layers.stack(self._stored.top)
+
+    def _directory(self, layer: StoredLayer) -> Path:
+        return self._store.layer_directory(layer.cache_id)
+
+    def _lineage(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Follow the parents that this store knows; a loop in damaged metadata ends at its first return."""
+        images = self._store.parts.images
+        found: list[tuple[str, tuple[str, ...]]] = [(self.id, tuple(self.tags))]
+        seen = {self.id}
+        parent = self.parent
+        while parent is not None and parent not in seen and len(found) < len(self.config.history):
+            stored = images.find(parent)
+            if stored is None:
+                break
+            tags = [reference.familiar() for reference in self._store.parts.tags.references(parent)]
+            found.append((parent, tuple(tags)))
+            seen.add(parent)
+            parent = stored.parent
+        return found

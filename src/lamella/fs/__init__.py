@@ -1,0 +1,1 @@
+"""Durable and confined file operations; knows no images and no stores."""

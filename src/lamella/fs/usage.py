@@ -1,0 +1,72 @@
+"""Bytes and inodes of a tree, hard links once."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from lamella.fs.walk import directory_stack
+
+
+def layer_size(path: Path) -> int:
+    """Sum the lengths of everything in *path* but directories, each inode once: a layer's size as Docker counts it.
+
+    Symbolic links count the length of their target, devices nothing; holes of sparse files count in full.
+    """
+    total = 0
+    seen: set[tuple[int, int]] = set()
+    for status in _statuses(path):
+        if stat.S_ISDIR(status.st_mode):
+            continue
+        if status.st_nlink > 1:
+            identity = (status.st_dev, status.st_ino)
+            if identity in seen:
+                continue
+            seen.add(identity)
+        total += status.st_size
+    return total
+
+
+def disk_usage(path: Path) -> tuple[int, int]:
+    """Return the bytes allocated on disk below and for *path*, and the number of inodes."""
+    top = os.lstat(path)
+    seen = {(top.st_dev, top.st_ino)}
+    total = top.st_blocks * 512
+    for status in _statuses(path):
+        identity = (status.st_dev, status.st_ino)
+        if identity not in seen:
+            seen.add(identity)
+            total += status.st_blocks * 512
+    return total, len(seen)
+
+
+def _statuses(path: Path) -> Iterator[os.stat_result]:
+    """Yield the status of everything below *path* in no order."""
+    top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        with directory_stack(top) as stack:
+            pending: list[list[tuple[bytes, os.stat_result]]] = []
+            directories: list[tuple[bytes, os.stat_result]] = []
+            while True:
+                directories = []
+                with os.scandir(stack.fd) as entries:
+                    for entry in entries:
+                        try:
+                            status = entry.stat(follow_symlinks=False)
+                        except FileNotFoundError:
+                            continue  # gone since it was listed: a running container's layer is measured too
+                        if stat.S_ISDIR(status.st_mode):
+                            directories.append((os.fsencode(entry.name), status))
+                        yield status
+                pending.append(directories)
+                while not pending[-1]:
+                    pending.pop()
+                    if not pending:
+                        return
+                    stack.leave()
+                name, status = pending[-1].pop()
+                stack.enter(name, status)
+    finally:
+        os.close(top)

@@ -1,0 +1,1 @@
+"""Kernel interfaces and nothing else; knows no images and no stores."""

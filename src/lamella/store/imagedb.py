@@ -1,0 +1,220 @@
+"""Images: configs by their digest, and the little that Docker keeps beside them.
+
+``imagedb/content/sha256/<image>`` holds a config's exact bytes, ``imagedb/metadata/sha256/<image>/`` the keys
+``parent``, ``lastUpdated`` and ``builtLocally``.  References are ``tags``; what may be removed is the engine's decision.
+
+Commit point: the rename of the config.  It is written after the layers it names and refused before; the metadata
+follow it.  Removal takes the metadata first, then the config, and the layers last.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from lamella.errors import Conflict, DataLoss, InvalidArgument, LamellaError, NotFound
+from lamella.fs.atomic import fsync_dir, write_file
+from lamella.model.digest import ChainID, Digest, ImageID, chain_ids, digest_of, hex_of, parse_digest
+from lamella.model.imageconfig import ImageConfig, decode_image_config
+from lamella.store.dataroot import DataRoot
+from lamella.store.layerdb import LayerDB
+from lamella.store.smallfiles import find_small, list_names, read_small
+from lamella.store.transactions import Transaction
+
+CONFIG_LIMIT = 8 << 20
+_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_PREFIX = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
+
+
+class StoredImage(NamedTuple):
+    """An image: the bytes that are its identity, a view of them, and Docker's metadata."""
+
+    id: ImageID
+    raw: bytes
+    config: ImageConfig
+    parent: ImageID | None
+    last_updated: str | None
+    built_locally: bool
+
+    @property
+    def chains(self) -> list[ChainID]:
+        """The chain ID of each layer, base first."""
+        return chain_ids(self.config.diff_ids)
+
+    @property
+    def top(self) -> ChainID | None:
+        """The chain ID of the top layer, None for an image without layers."""
+        chains = self.chains
+        return chains[-1] if chains else None
+
+
+class ImageDB:
+    """The directory ``imagedb`` of one data-root."""
+
+    def __init__(self, root: DataRoot, layerdb: LayerDB) -> None:
+        self._root = root
+        self._layerdb = layerdb
+        self.content = root.imagedb_dir / "content" / "sha256"
+        self.metadata = root.imagedb_dir / "metadata" / "sha256"
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def get(self, id: ImageID) -> StoredImage:  # noqa: A002  (the vocabulary's word)
+        """Read one image.  Raises NotFound, or DataLoss if its bytes do not hash to its name."""
+        try:
+            raw = read_small(self.content / hex_of(id), CONFIG_LIMIT)
+        except FileNotFoundError:
+            raise NotFound(f"no such image: {id}") from None
+        if digest_of(raw) != id:
+            raise DataLoss(f"image {id}: its config is damaged; remove it and load or pull it again")
+        try:
+            config = decode_image_config(raw)
+        except InvalidArgument as error:
+            raise DataLoss(f"image {id}: {error}") from error
+        return StoredImage(id, raw, config, *self._read_metadata(id))
+
+    def find(self, id: ImageID) -> StoredImage | None:  # noqa: A002  (the vocabulary's word)
+        """Read one image, or return None if there is none."""
+        try:
+            return self.get(id)
+        except NotFound:
+            return None
+
+    def iter_ids(self) -> Iterator[ImageID]:
+        """Yield the ID of every config, sound or not."""
+        for name in list_names(self.content):
+            if _HEX.fullmatch(name):
+                yield _image_id(name)
+
+    def iter_images(self) -> Iterator[StoredImage]:
+        """Yield every sound image; the others are reported as problems of the data-root."""
+        for image_id in self.iter_ids():
+            try:
+                yield self.get(image_id)
+            except NotFound:
+                continue
+            except DataLoss as error:
+                self._root.report(str(error))
+
+    def iter_children(self, id: ImageID) -> Iterator[ImageID]:  # noqa: A002  (the vocabulary's word)
+        """Yield the images whose metadata name ``id`` as their parent."""
+        for name in list_names(self.metadata):
+            if _HEX.fullmatch(name) and self._read_parent(_image_id(name)) == id:
+                yield _image_id(name)
+
+    def resolve_prefix(self, text: str) -> ImageID:
+        """Return the one image whose ID begins with ``text``, with or without ``sha256:``.
+
+        Raises NotFound if there is none or ``text`` cannot be an ID, InvalidArgument if several match.
+        """
+        digits = text.removeprefix("sha256:")
+        if _PREFIX.fullmatch(digits) is None:
+            raise NotFound(f"no such image: {text}")
+        if len(digits) == 64:
+            if os.path.lexists(self.content / digits):
+                return _image_id(digits)
+            raise NotFound(f"no such image: {text}")
+        matches = [name for name in list_names(self.content) if name.startswith(digits) and _HEX.fullmatch(name)]
+        if not matches:
+            raise NotFound(f"no such image: {text}")
+        if len(matches) > 1:
+            raise InvalidArgument(f"{text} is ambiguous: {len(matches)} image IDs begin with it; give more digits")
+        return _image_id(matches[0])
+
+    # ------------------------------------------------------------------------------------------------ writing
+
+    def put(
+        self,
+        raw: bytes,
+        *,
+        parent: ImageID | None = None,
+        built_locally: bool = False,
+        tx: Transaction | None = None,
+    ) -> ImageID:
+        """Store a config and return its ID; durable on return.
+
+        Pending layers of this process are published first.  ``tx`` takes the image back if its operation fails.
+        Raises InvalidArgument for a config that Docker would not take, Conflict if a layer it names is not here.
+        """
+        config = decode_image_config(raw)
+        image_id = ImageID(digest_of(raw))
+        self._root.flush()
+        with self._root.writing():
+            for chain in chain_ids(config.diff_ids):
+                if not self._layerdb.exists(chain):
+                    raise Conflict(f"image {image_id}: its layer {chain} is not in the store; register it first")
+            path = self.content / hex_of(image_id)
+            if find_small(path, CONFIG_LIMIT) != raw:
+                if tx is not None:
+                    tx.note("image", image_id)
+                write_file(path, raw, mode=0o600)
+            if parent is not None:
+                self._write_metadata(image_id, "parent", parent.encode())
+            if built_locally:
+                self._write_metadata(image_id, "builtLocally", b"\x01")
+        return image_id
+
+    def touch(self, id: ImageID, *, moment: str | None = None) -> None:  # noqa: A002  (the vocabulary's word)
+        """Set ``lastUpdated``, as Docker does when it tags what was built, committed or imported."""
+        from lamella.model.gojson import format_time, now
+
+        with self._root.writing():
+            self._write_metadata(id, "lastUpdated", (moment or format_time(now())).encode())
+
+    def remove(self, id: ImageID) -> None:  # noqa: A002  (the vocabulary's word)
+        """Remove a config and its metadata, and its children's memory of it; its layers are left to the caller."""
+        from lamella.fs.tree import remove_tree
+
+        with self._root.writing():
+            for child in list(self.iter_children(id)):
+                (self.metadata / hex_of(child) / "parent").unlink(missing_ok=True)
+            remove_tree(self.metadata / hex_of(id))
+            try:
+                os.unlink(self.content / hex_of(id))
+            except FileNotFoundError:
+                raise NotFound(f"no such image: {id}") from None
+            fsync_dir(self.content)
+
+    # ------------------------------------------------------------------------------------------------ internals
+
+    def _read_metadata(self, image_id: ImageID) -> tuple[ImageID | None, str | None, bool]:
+        directory = os.fspath(self.metadata / hex_of(image_id))
+        if not os.path.isdir(directory):  # the usual case: nothing was ever set
+            return None, None, False
+        updated = self._read_key(image_id, "lastUpdated")
+        return (
+            self._read_parent(image_id),
+            updated.decode("ascii", "replace").strip() if updated else None,
+            self._read_key(image_id, "builtLocally") == b"\x01",
+        )
+
+    def _read_parent(self, image_id: ImageID) -> ImageID | None:
+        raw = self._read_key(image_id, "parent")
+        if raw is None:
+            return None
+        try:
+            return ImageID(parse_digest(raw.decode("ascii", "replace")))
+        except InvalidArgument:
+            self._root.report(f"image {image_id}: its parent is {raw[:80]!r}, not an image ID")
+            return None
+
+    def _read_key(self, image_id: ImageID, key: str) -> bytes | None:
+        try:
+            return find_small(self.metadata / hex_of(image_id) / key)
+        except LamellaError as error:
+            self._root.report(str(error))
+            return None
+
+    def _write_metadata(self, image_id: ImageID, key: str, content: bytes) -> None:
+        directory = self.metadata / hex_of(image_id)
+        if not directory.is_dir():
+            os.mkdir(directory, 0o700)
+            fsync_dir(self.metadata)
+        write_file(directory / key, content, mode=0o600)
+
+
+def _image_id(name: str) -> ImageID:
+    return ImageID(Digest(f"sha256:{name}"))
+

@@ -1,0 +1,111 @@
+"""One data-root with all its parts wired together: what the packages above take as the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from lamella.errors import DataLoss, NotFound
+from lamella.model.digest import ChainID, ImageID
+from lamella.store.containerdb import ContainerDB
+from lamella.store.dataroot import DataRoot
+from lamella.store.distribution import Distribution
+from lamella.store.imagedb import ImageDB, StoredImage
+from lamella.store.layerdb import Layer, LayerDB
+from lamella.store.layers import LayerStore
+from lamella.store.mountdb import MountDB
+from lamella.store.recovery import StoreRecovery
+from lamella.store.rwlayers import RWLayers
+from lamella.store.tags import Tags
+from lamella.store.transactions import Transaction
+
+
+class ImageStore:
+    """The images, layers, references and containers of one data-root."""
+
+    def __init__(self, root: DataRoot) -> None:
+        layerdb = LayerDB(root.layerdb_dir)
+        mounts = MountDB(root.layerdb_dir)
+        self.root = root
+        self.images = ImageDB(root, layerdb)
+        self.layers = LayerStore(root, layerdb, self.images, mounts)
+        self.rwlayers = RWLayers(root, mounts, self.layers)
+        self.tags = Tags(root)
+        self.containers = ContainerDB(root)
+        self.distribution = Distribution(root)
+        root.recovery = StoreRecovery(root, self.layers, mounts, self.images, self.tags, self.containers)
+
+    @classmethod
+    def open(cls, path: Path, *, driver: str | None = None, create: bool = True) -> ImageStore:
+        """Open the data-root at ``path`` with all its parts; see ``DataRoot.open``."""
+        return cls(DataRoot.open(path, driver=driver, create=create))
+
+    @property
+    def problems(self) -> list[str]:
+        """What was found damaged so far, a line each."""
+        return self.root.problems
+
+    def resolve(self, text: str) -> ImageID:
+        """Return the image that ``text`` names: by reference if there is one, else by the beginning of its ID.
+
+        Raises NotFound with Docker's words, InvalidArgument for an ambiguous ID or a malformed reference.
+        """
+        from lamella.errors import InvalidArgument
+        from lamella.model.reference import parse_tagged
+
+        refusal: InvalidArgument | None = None
+        try:
+            found = self.tags.find(parse_tagged(text))
+        except InvalidArgument as error:
+            found, refusal = None, error
+        if found is not None:
+            return found
+        try:
+            return self.images.resolve_prefix(text)
+        except NotFound:
+            if refusal is not None and not text.startswith("sha256:") and len(text) != 64:
+                raise refusal from None
+            raise NotFound(f"No such image: {text}") from None
+
+    def is_usable(self, image: StoredImage, layers: Mapping[ChainID, Layer] | None = None) -> bool:
+        """Tell whether all layers of an image are here; what is missing is reported.
+
+        Docker would answer a pull of such an image with "up to date" for ever: loading it again repairs it.
+        """
+        chains = image.chains
+        if layers is not None:
+            missing = next((chain for chain in chains if chain not in layers), None)
+            if missing is None:
+                return True
+            self.root.report(f"image {image.id}: layer {missing} is missing or damaged; load or pull the image again")
+            return False
+        try:
+            self.layers.stack(image.top)
+        except (NotFound, DataLoss) as error:
+            self.root.report(f"image {image.id}: {error}; load or pull the image again")
+            return False
+        return True
+
+    def iter_usable(self, layers: Mapping[ChainID, Layer] | None = None) -> Iterator[StoredImage]:
+        """Yield every image whose config and layers are sound; the others are reported."""
+        if layers is None:
+            layers = {layer.chain_id: layer for layer in self.layers.iter_layers()}
+        for image in self.images.iter_images():
+            if self.is_usable(image, layers):
+                yield image
+
+    def commit(self, tx: Transaction, tags: Mapping[str, ImageID]) -> None:
+        """Decide a transaction and set its references: after a kill at any point, all of them are set or none."""
+        if tags:
+            with self.root.writing():
+                tx.commit(tags)
+                self.tags.set_many(tags)
+        else:
+            tx.commit({})
+
+    def delete_image(self, id: ImageID) -> list[ChainID]:  # noqa: A002  (the vocabulary's word)
+        """Remove an image's config and the layers that nothing else needs; return what layers went, top first."""
+        with self.root.writing():
+            image = self.images.get(id)
+            self.images.remove(id)
+            return self.layers.release_unused(reversed(image.chains))

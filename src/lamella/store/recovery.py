@@ -1,0 +1,129 @@
+"""Taking back, or finishing, what a dead process left.
+
+Runs under the store lock before a process writes for the first time, and costs one listing of a few directories when
+there is nothing to do.  Only what an intent record names, or what bears lamella's own pattern of a leftover, is
+touched: orphans that dockerd left are not ours to remove here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from lamella.errors import LamellaError, NotFound
+from lamella.fs.tree import remove_tree
+from lamella.model.ids import CacheID, ContainerID, init_id, is_cache_id, is_container_id
+from lamella.store.containerdb import ContainerDB
+from lamella.store.dataroot import DataRoot
+from lamella.store.imagedb import ImageDB
+from lamella.store.layers import LayerStore
+from lamella.store.mountdb import MountDB, write_set_name
+from lamella.store.smallfiles import list_names
+from lamella.store.tags import Tags
+from lamella.store.transactions import Intent, iter_dead
+
+_DRAFT = re.compile(r"\.tmp-(repositories\.json|[0-9a-f]{64})[0-9]+", re.ASCII)
+
+
+class StoreRecovery:
+    """The recovery of one data-root."""
+
+    def __init__(
+        self,
+        root: DataRoot,
+        layers: LayerStore,
+        mounts: MountDB,
+        images: ImageDB,
+        tags: Tags,
+        containers: ContainerDB,
+    ) -> None:
+        self._root = root
+        self._layers = layers
+        self._mounts = mounts
+        self._images = images
+        self._tags = tags
+        self._containers = containers
+
+    def recover(self) -> None:
+        """See to every dead transaction, unfinished removal, draft and stale mount; the store lock is held."""
+        self._root.driver.sweep_mounts()
+        for path, intent in iter_dead(self._root.tx_dir):
+            with self._reported(f"undoing {intent.kind} {path.name}"):
+                self.undo(intent)
+                path.unlink(missing_ok=True)
+        for record in list(self._layers.db.iter_removing()):
+            self._root.afterwards(partial(self._finish_removal, record))
+        for directory in (self._root.image_dir, self._images.content):
+            for name in list_names(directory):
+                if _DRAFT.fullmatch(name):
+                    (directory / name).unlink(missing_ok=True)
+        for name in list_names(self._root.locks_dir):
+            self._drop_idle_lock(self._root.locks_dir / name)
+
+    def _finish_removal(self, record: Path) -> None:
+        with self._reported(f"removing {record.name}"):
+            self._layers.finish_removal(record)
+
+    def undo(self, intent: Intent) -> None:
+        """Take one transaction back, or forward if it was decided; the store lock is held.  May be repeated."""
+        if intent.tags is not None:
+            self._tags.set_many(intent.tags)
+            self._remove_spares(intent)
+            return
+        with contextlib.suppress(LamellaError):  # unreadable references: keep the images, they do no harm
+            self._remove_images(intent)
+        for container in intent.containers:
+            if is_container_id(container) and self._containers.find(container) is None:
+                self._remove_container(container)
+        self._layers.release_unused(reversed(intent.chains), but=intent.id)
+        self._remove_spares(intent)
+
+    def _remove_images(self, intent: Intent) -> None:
+        tagged = set(self._tags.read().values())
+        used = {record.image for record in self._containers.iter_records()}
+        for image in reversed(intent.images):
+            if image in tagged or image in used or next(self._images.iter_children(image), None) is not None:
+                continue
+            with contextlib.suppress(NotFound):
+                self._images.remove(image)
+
+    def _remove_container(self, container: ContainerID) -> None:
+        remove_tree(self._containers.path(container))
+        self._mounts.remove(container)
+
+    def _remove_spares(self, intent: Intent) -> None:
+        """Remove the layer directories and write-sets of a transaction that nothing came to name."""
+        named = {rw.mount_id for rw in self._mounts.iter_records()}
+        for chain in intent.chains:
+            layer = self._layers.find(chain) if self._layers.db.exists(chain) else None
+            if layer is not None:
+                named.add(layer.cache_id)
+        driver = self._root.driver
+        for cache_id in intent.ids:
+            if not is_cache_id(cache_id):
+                continue
+            for part in (0, 1):
+                remove_tree(self._layers.db.staging / write_set_name(cache_id, part))
+            if cache_id in named:
+                continue
+            for spare in (cache_id, init_id(CacheID(cache_id))):
+                if driver.exists(spare):
+                    driver.remove(spare)
+
+    def _drop_idle_lock(self, path: Path) -> None:
+        from lamella.linux.locks import try_lock, unlock
+
+        fd = try_lock(path)
+        if fd is not None:
+            path.unlink(missing_ok=True)
+            unlock(fd)
+
+    @contextlib.contextmanager
+    def _reported(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (LamellaError, OSError) as error:
+            self._root.report(f"{what} failed: {error}")

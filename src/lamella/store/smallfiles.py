@@ -1,0 +1,63 @@
+"""Reading the small files of a data-root that nobody vouches for.
+
+A data-root may come from another machine: a record can be a symbolic link, a FIFO, a device or larger than memory.
+Everything the store reads goes through here.  What the bytes mean is left to the caller; writing is ``fs.atomic``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from lamella.errors import DataLoss
+
+#: The most that a one-line record file (``diff``, ``size``, ``cache-id``, ``parent``, ``mount-id``) may hold.
+RECORD_LIMIT = 512
+
+
+def read_small(path: str | os.PathLike[str], limit: int = RECORD_LIMIT) -> bytes:
+    """Read a regular file of at most ``limit`` bytes, following no link in the last component.
+
+    Raises FileNotFoundError if there is none, DataLoss if it is something else or too large.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise DataLoss(f"{os.fspath(path)}: a symbolic link stands where a file is due") from error
+        if error.errno in {errno.ENXIO, errno.EISDIR}:
+            raise DataLoss(f"{os.fspath(path)}: not a regular file") from error
+        raise
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise DataLoss(f"{os.fspath(path)}: not a regular file")
+        if status.st_size > limit:
+            raise DataLoss(f"{os.fspath(path)}: {status.st_size} bytes, more than the {limit} allowed")
+        pieces: list[bytes] = []
+        room = limit + 1
+        while room > 0 and (piece := os.read(fd, min(room, 1 << 20))):
+            pieces.append(piece)
+            room -= len(piece)
+            if sum(map(len, pieces)) >= status.st_size:
+                break
+    finally:
+        os.close(fd)
+    return b"".join(pieces)
+
+
+def find_small(path: str | os.PathLike[str], limit: int = RECORD_LIMIT) -> bytes | None:
+    """Read a small regular file, or return None if there is none."""
+    try:
+        return read_small(path, limit)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def list_names(directory: str | os.PathLike[str]) -> list[str]:
+    """List a directory's names in byte order; a missing directory has none."""
+    try:
+        return sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -1,0 +1,80 @@
+"""Fixtures that every suite shares: a small real root file system, a data root, and the census after each test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.rootfs import make_busybox_rootfs, pack
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+TOOLS = ("crun", "conmon", "runc", "busybox", "dockerd", "podman", "skopeo", "umoci", "ctr", "setfattr", "setcap")
+
+
+def tool_path(name: str) -> str | None:
+    """Find *name* where administrators' programs are too; a user's PATH may lack /usr/sbin."""
+    return shutil.which(name, path="/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin")
+
+
+def pytest_report_header() -> list[str]:
+    found = [name for name in TOOLS if tool_path(name)]
+    missing = [name for name in TOOLS if not tool_path(name)]
+    return [
+        f"kernel {os.uname().release}, uid {os.getuid()}",
+        f"tools: {', '.join(found)}; missing: {missing or 'none'}",
+    ]
+
+
+def pytest_sessionstart() -> None:
+    """Refuse to run half the suite: a machine without root or a tool gets told, not skipped."""
+    missing = [name for name in TOOLS if not tool_path(name)]
+    if os.getuid() != 0 or missing:
+        pytest.exit(f"the tests need root and these tools: {missing or 'all there'}; run `make test` as root", 3)
+
+
+def mounts_below(path: Path) -> list[str]:
+    """List the mount points below *path*, innermost first."""
+    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    targets = [line.split()[4] for line in lines]
+    return [target for target in reversed(targets) if target == str(path) or target.startswith(f"{path}/")]
+
+
+@pytest.fixture(scope="session")
+def busybox_rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root file system of static busybox: small, real, and able to run a shell."""
+    return make_busybox_rootfs(tmp_path_factory.mktemp("busybox") / "rootfs")
+
+
+@pytest.fixture(scope="session")
+def base_tar(busybox_rootfs: Path) -> Path:
+    """The busybox root file system as a plain tar, as `docker export` would write it."""
+    target = busybox_rootfs.parent / "base.tar"
+    pack(busybox_rootfs, target)
+    return target
+
+
+@pytest.fixture(scope="session")
+def debian_tar() -> Path:
+    """A real Debian root file system; `make test` builds it once into the cache."""
+    path = Path(__file__).parent.parent / ".cache" / "debian.tar"
+    if not path.exists():
+        subprocess.run([str(path.parent.parent / "scripts" / "base-image.sh"), str(path)], check=True)
+    return path
+
+
+@pytest.fixture
+def store_root(tmp_path: Path) -> Generator[Path]:
+    """A path for a new data root; a mount left standing below it after the test is a failure."""
+    root = tmp_path / "data-root"
+    yield root
+    leaked = mounts_below(tmp_path)
+    for target in leaked:
+        subprocess.run(["umount", "-l", target], check=False)
+    assert not leaked, f"mounts left standing: {leaked}"
