@@ -1,1 +1,90 @@
-"""lamella: a container image store on Docker's own overlay2 layout, without a daemon."""
+"""lamella: a container image store and runner on Docker's own overlay2 layout, without a daemon.
+
+::
+
+    import lamella
+
+    with lamella.Store.open("/var/lib/lamella") as store:
+        image = store.image("ubuntu:latest")
+        for layer in image.layers():
+            print(layer.diff_id, layer.size, layer.directory)
+        with image.mount() as root:
+            print((root / "etc/os-release").read_text())
+
+Everything public stands in this table and is loaded on first use.  All work needs root.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lamella._version import __version__ as __version__
+    from lamella.engine.containers import Container as Container
+    from lamella.engine.images import Image as Image
+    from lamella.engine.layers import Layer as Layer
+    from lamella.engine.options import ContainerOptions as ContainerOptions
+    from lamella.engine.removal import Removed as Removed
+    from lamella.engine.store import Loaded as Loaded
+    from lamella.engine.store import Store as Store
+    from lamella.engine.streams import Streams as Streams
+    from lamella.engine.views.image import HistoryStep as HistoryStep
+    from lamella.errors import AlreadyExists as AlreadyExists
+    from lamella.errors import BuildFailed as BuildFailed
+    from lamella.errors import Cancelled as Cancelled
+    from lamella.errors import CommandNotExecutable as CommandNotExecutable
+    from lamella.errors import CommandNotFound as CommandNotFound
+    from lamella.errors import Conflict as Conflict
+    from lamella.errors import DataLoss as DataLoss
+    from lamella.errors import DigestMismatch as DigestMismatch
+    from lamella.errors import InUse as InUse
+    from lamella.errors import InvalidArgument as InvalidArgument
+    from lamella.errors import LamellaError as LamellaError
+    from lamella.errors import NotFound as NotFound
+    from lamella.errors import PermissionDenied as PermissionDenied
+    from lamella.errors import StartFailed as StartFailed
+    from lamella.errors import Unavailable as Unavailable
+    from lamella.errors import Unsupported as Unsupported
+
+_PUBLIC = {
+    "AlreadyExists": "lamella.errors",
+    "BuildFailed": "lamella.errors",
+    "Cancelled": "lamella.errors",
+    "CommandNotExecutable": "lamella.errors",
+    "CommandNotFound": "lamella.errors",
+    "Conflict": "lamella.errors",
+    "Container": "lamella.engine.containers",
+    "ContainerOptions": "lamella.engine.options",
+    "DataLoss": "lamella.errors",
+    "DigestMismatch": "lamella.errors",
+    "HistoryStep": "lamella.engine.views.image",
+    "Image": "lamella.engine.images",
+    "InUse": "lamella.errors",
+    "InvalidArgument": "lamella.errors",
+    "LamellaError": "lamella.errors",
+    "Layer": "lamella.engine.layers",
+    "Loaded": "lamella.engine.store",
+    "NotFound": "lamella.errors",
+    "PermissionDenied": "lamella.errors",
+    "Removed": "lamella.engine.removal",
+    "StartFailed": "lamella.errors",
+    "Store": "lamella.engine.store",
+    "Streams": "lamella.engine.streams",
+    "Unavailable": "lamella.errors",
+    "Unsupported": "lamella.errors",
+    "__version__": "lamella._version",
+}
+
+
+def __getattr__(name: str) -> object:
+    module = _PUBLIC.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(_PUBLIC)

@@ -1,5 +1,7 @@
-"""Path patterns: ``*`` and ``?`` within a name, ``[a-z]``, a backslash before a character that means itself, and
-``**`` across names where `.dockerignore` has it.
+"""Path patterns, as in COPY's sources and in `.dockerignore`.
+
+``*`` and ``?`` match within a name, ``[a-z]`` one character of a class, a backslash makes the next character mean
+itself, and ``**`` matches across names where the caller wants that.
 
 Matching runs an automaton whose states are the bits of one integer: its time is the pattern's length times the path's,
 whatever the pattern.  Names are text with undecodable bytes kept by ``surrogateescape``.

@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any, BinaryIO, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol, cast
 
 from lamella.changeset.limits import DEFAULT_LIMITS, Limits
 from lamella.errors import DataLoss, InvalidArgument
@@ -235,10 +235,10 @@ class _Pieces(io.RawIOBase):
         self._pieces = pieces
         self._rest = memoryview(b"")
 
-    def readable(self) -> bool:
+    def readable(self) -> bool:  # type: ignore[explicit-override]  # override() came with Python 3.12
         return True
 
-    def readinto(self, buffer: Any, /) -> int:
+    def readinto(self, buffer: Any, /) -> int:  # type: ignore[explicit-override]  # override() came with Python 3.12
         if not self._rest:
             self._rest = memoryview(next(self._pieces, b""))
         count = min(len(buffer), len(self._rest))
@@ -262,8 +262,9 @@ def open_compressed(sink: BinaryIO, compression: Compression, *, level: int | No
         case Compression.NONE:
             yield sink
         case Compression.GZIP:
-            with _GzipWriter(sink, 1 if level is None else level) as writer:
-                yield writer
+            writer = _GzipWriter(sink, 1 if level is None else level)
+            yield cast("BinaryIO", writer)
+            writer.finish()
         case Compression.ZSTD:
             import zstandard
 
@@ -274,8 +275,8 @@ def open_compressed(sink: BinaryIO, compression: Compression, *, level: int | No
             raise InvalidArgument(f"lamella does not write {compression}: choose none, gzip or zstd")
 
 
-class _GzipWriter(io.RawIOBase):
-    """Packs as gzip with a constant header."""
+class _GzipWriter:
+    """Packs as gzip with a constant header; the part of a file that writers use."""
 
     def __init__(self, sink: BinaryIO, level: int) -> None:
         from isal.isal_zlib import compressobj
@@ -283,16 +284,14 @@ class _GzipWriter(io.RawIOBase):
         self._sink = sink
         self._packer = compressobj(level, wbits=31)
 
-    def writable(self) -> bool:
-        return True
-
     def write(self, data: Any, /) -> int:
         packed = self._packer.compress(data)
         if packed:
             self._sink.write(packed)
         return len(data)
 
-    def __exit__(self, kind: Any, problem: Any, trace: Any) -> None:
-        if kind is None:
-            self._sink.write(self._packer.flush())
-        super().__exit__(kind, problem, trace)
+    def flush(self) -> None:
+        """Do nothing: a flush in the middle would change the stream."""
+
+    def finish(self) -> None:
+        self._sink.write(self._packer.flush())

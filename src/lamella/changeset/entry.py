@@ -85,7 +85,7 @@ class Entry:
         self.sparse = sparse
         self.real_size = size if real_size is None else real_size
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # type: ignore[explicit-override]  # override() came with Python 3.12
         return f"Entry({self.name!r}, {self.kind.name}, size={self.size}, mode={self.mode:#o})"
 
 

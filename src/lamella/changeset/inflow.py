@@ -90,13 +90,16 @@ class Inflow:
         self.length += len(chunk)
         self._packed_hash.update(chunk)
 
+    def _check_length(self) -> None:
+        if self.plain_length > self._limits.layer_bytes:
+            raise InvalidArgument(f"layer unpacks to more than the {self._limits.layer_bytes} bytes allowed")
+
     def _run(self) -> None:
         try:
             for piece in iter_decompressed(self._stream, observe=self._observe, limits=self._limits):
                 self._plain_hash.update(piece)
                 self.plain_length += len(piece)
-                if self.plain_length > self._limits.layer_bytes:
-                    raise InvalidArgument(f"layer unpacks to more than the {self._limits.layer_bytes} bytes allowed")
+                self._check_length()
                 self._queue.put(piece)
                 if self._stopped.is_set():
                     return

@@ -44,9 +44,7 @@ class Maker:
         finally:
             os.close(fd)
 
-    def streamed(
-        self, dir_fd: int, name: bytes, entry: Entry, pieces: Iterable[Buffer], inherited: int | None
-    ) -> None:
+    def streamed(self, dir_fd: int, name: bytes, entry: Entry, pieces: Iterable[Buffer], inherited: int | None) -> None:
         """Make a file from *pieces*; a sparse entry's data go to its regions, the rest stays a hole."""
         fd = os.open(name, _NEW_FILE, entry.mode & 0o777, dir_fd=dir_fd)
         try:
@@ -67,17 +65,18 @@ class Maker:
         else:
             kind, device = _NODES[entry.kind], os.makedev(entry.major, entry.minor)
             os.mknod(name, kind | entry.mode & 0o777, device if kind != stat.S_IFIFO else 0, dir_fd=dir_fd)
-        if self._owner_differs(entry, inherited):
+        if self.owner_differs(entry, inherited):
             os.chown(name, entry.uid, entry.gid, dir_fd=dir_fd, follow_symlinks=False)
         if entry.kind is not Kind.SYMLINK and entry.mode & (self.umask | 0o7000):
             _chmod_node(dir_fd, name, entry.mode)
         os.utime(name, ns=times(entry), dir_fd=dir_fd, follow_symlinks=False)
 
-    def _owner_differs(self, entry: Entry, inherited: int | None) -> bool:
+    def owner_differs(self, entry: Entry, inherited: int | None) -> bool:
+        """Tell whether a new inode would not have the owner that *entry* asks for."""
         return entry.uid != self.uid or entry.gid != (self.gid if inherited is None else inherited)
 
     def _finish(self, fd: int, entry: Entry, inherited: int | None) -> None:
-        if self._owner_differs(entry, inherited):
+        if self.owner_differs(entry, inherited):
             os.fchown(fd, entry.uid, entry.gid)
         if entry.mode & (self.umask | 0o7000):
             os.fchmod(fd, entry.mode)
@@ -96,6 +95,15 @@ def current_umask() -> int:
             if line.startswith(b"Umask:"):
                 return int(line[6:], 8)
     return 0o777
+
+
+def drop_default_acl(fd: int) -> None:
+    """Take a default ACL off a directory: all that is made below would inherit it."""
+    try:
+        os.removexattr(fd, b"system.posix_acl_default")
+    except OSError as problem:
+        if problem.errno not in {errno.ENODATA, errno.EOPNOTSUPP}:
+            raise
 
 
 def times(entry: Entry) -> tuple[int, int]:

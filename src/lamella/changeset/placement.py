@@ -56,17 +56,21 @@ class Directory:
 
 
 class Directories:
-    """Finds parents inside *root*; makes those that are missing, as 0755 root:root."""
+    """Finds parents inside *root*; makes those that are missing, as 0755 root:root.
+
+    *settle* is called before one is found missing: links that lead to it may still be in the making.
+    """
 
     def __init__(self, root: Root) -> None:
         self.root = root
+        self.settle: Callable[[], None] = lambda: None
         self.made: set[bytes] = set()
         """Real paths of directories made only because something lies in them."""
         self._prefix = os.readlink(b"/proc/self/fd/%d" % root.fd)
         self._top = Directory(b"", b"", root.fd)
         self._top.look()
-        self._top.users = 1
         self._open: dict[bytes, Directory] = {}
+        self._lingering: set[Directory] = set()
 
     @property
     def top(self) -> Directory:
@@ -87,13 +91,7 @@ class Directories:
             return self._top
         found = self._open.pop(path, None)
         if found is None:
-            try:
-                fd = self._open_path(path)
-            except FileNotFoundError:
-                if not make:
-                    raise
-                self._make(path)
-                fd = self._open_path(path)
+            fd = self._find(path, make=make)
             found = Directory(path, self._real(fd), fd)
             found.look()
             self._trim()
@@ -120,7 +118,28 @@ class Directories:
         """Note that one user of *directory* is done with it."""
         directory.users -= 1
         if directory.dropped and not directory.users:
+            self._lingering.discard(directory)
             os.close(directory.fd)
+
+    def close(self) -> None:
+        """Close everything, used or not; the root stays its owner's."""
+        self.forget()
+        for directory in self._lingering:
+            os.close(directory.fd)
+        self._lingering.clear()
+
+    def _find(self, path: bytes, *, make: bool) -> int:
+        try:
+            return self._open_path(path)
+        except FileNotFoundError:
+            self.settle()
+        try:
+            return self._open_path(path)
+        except FileNotFoundError:
+            if not make:
+                raise
+        self._make(path)
+        return self._open_path(path)
 
     def _open_path(self, path: bytes) -> int:
         return open_in_root(self.root.fd, path, os.O_RDONLY | os.O_DIRECTORY, cross_mounts=False)
@@ -144,10 +163,11 @@ class Directories:
         if len(self._open) >= _KEPT_OPEN:
             self._drop(self._open.pop(next(iter(self._open))))
 
-    @staticmethod
-    def _drop(directory: Directory) -> None:
+    def _drop(self, directory: Directory) -> None:
         directory.dropped = True
-        if not directory.users:
+        if directory.users:
+            self._lingering.add(directory)
+        else:
             os.close(directory.fd)
 
 
@@ -188,13 +208,16 @@ class Crew:
         """Take one task; it is done at the latest when `drain` returns."""
         if directory is not self._directory or len(self._batch) >= _BATCH or self._batch_bytes > _BATCH_BYTES:
             self._send()
+        if not self._batch:
+            # In use from the first task on, lest it be closed before the batch is sent.
             self._directory = directory
+            directory.users += 1
         self._batch.append(task)
         self._batch_bytes += len(task.data)
 
     def busy(self, directory: Directory) -> bool:
         """Tell whether tasks for *directory* may be unfinished."""
-        return directory.users > 0 or (directory is self._directory and bool(self._batch))
+        return directory.users > 0
 
     def drain(self) -> None:
         """Return when all tasks are done."""
@@ -218,11 +241,9 @@ class Crew:
         self._batch_bytes = 0
         if not self._threads:
             self._start()
-        idle = directory.users == (1 if directory is self._directories.top else 0)
-        if idle:
+        if directory.users == 1:
             self._next = (self._next + 1) % len(self._queues)
             directory.worker = self._next
-        directory.users += 1
         self._in_flight += 1
         self._queues[directory.worker].put((directory, batch))
         while self._in_flight > _IN_FLIGHT:

@@ -273,9 +273,8 @@ class TarReader:
                 entry.sparse = self._checked(entry, regions)
             elif any(key.startswith(b"GNU.sparse.") for key in records):
                 self._read_pax_sparse(entry, records)
-        elif kind is Kind.CHARACTER or kind is Kind.BLOCK:
-            if not (0 <= entry.major < 1 << 12 and 0 <= entry.minor < 1 << 20):
-                raise InvalidArgument(f"device {show(name)} has numbers out of range: {entry.major}:{entry.minor}")
+        elif kind in {Kind.CHARACTER, Kind.BLOCK} and not (0 <= entry.major < 1 << 12 and 0 <= entry.minor < 1 << 20):
+            raise InvalidArgument(f"device {show(name)} has numbers out of range: {entry.major}:{entry.minor}")
         return entry
 
     def _read_pax_sparse(self, entry: Entry, records: dict[bytes, bytes]) -> None:

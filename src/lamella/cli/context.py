@@ -50,6 +50,7 @@ class Context:
                 self.root,
                 driver=self.options.text("storage-driver") or None,
                 runtime=self.options.text("runtime") or None,
+                state=self.options.text("state") or None,
             )
         return self._store
 

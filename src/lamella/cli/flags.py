@@ -25,7 +25,7 @@ class UsageError(InvalidArgument):
         self.code = code
 
 
-class HelpWanted(Exception):  # noqa: N818 - not an error: the user asked
+class HelpWanted(Exception):
     """``--help`` stood among the flags."""
 
 

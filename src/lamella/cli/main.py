@@ -58,7 +58,7 @@ def _help(words: list[str]) -> int:
         return 0
     entry, rest = find_entry(words)
     if entry is not None and not rest:
-        return _command_help(entry, _load(entry))
+        return _command_help(entry, load_command(entry))
     if words[0] in NOUNS and len(words) == 1:
         sys.stdout.write(noun_help(words[0]))
         return 0
@@ -86,11 +86,15 @@ def _dispatch(options: Values, words: list[str]) -> int:
 def _nearest(name: str) -> str:
     from difflib import get_close_matches  # loaded only to help with a typing error
 
-    close = get_close_matches(name, [name for name, entry in TABLE.items() if not entry.hidden], 1, 0.7)
-    return f" (did you mean '{close[0]}'?)" if close else ""
+    noun, space, verb = name.rpartition(" ")
+    prefix = noun + space
+    words = [each.removeprefix(prefix) for each in TABLE if each.startswith(prefix) and not TABLE[each].hidden]
+    close = get_close_matches(verb, words, 1, 0.7)
+    return f" (did you mean '{prefix}{close[0]}'?)" if close else ""
 
 
-def _load(entry: Entry) -> Command:
+def load_command(entry: Entry) -> Command:
+    """Import the one module that holds the command."""
     from importlib import import_module
 
     from lamella.cli.command import Command
@@ -117,7 +121,7 @@ def _misused(prefix: str, error: UsageError, where: str) -> int:
 def _run(entry: Entry, options: Values, arguments: list[str]) -> int:
     from lamella.cli.command import check_arguments
 
-    command = _load(entry)
+    command = load_command(entry)
     try:
         values, rest = parse_flags(command.flags, arguments, interspersed=command.interspersed)
     except HelpWanted:
@@ -137,7 +141,7 @@ def _perform(entry: Entry, command: Command, options: Values, values: Values, re
     from lamella.errors import LamellaError
 
     with _terminable():
-        context = Context(options, dict(os.environ))  # noqa: TID251 - the one place that reads it
+        context = Context(options, dict(os.environ))
         try:
             try:
                 return command.run(context, values, rest)
@@ -150,13 +154,16 @@ def _perform(entry: Entry, command: Command, options: Values, values: Values, re
         except UsageError as error:
             print_error(f"lamella: {describe(error)}\nSee 'lamella {entry.name} --help'.")
             return error.code
-        except (LamellaError, OSError, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost frame: one line, not a traceback
             if options.on("debug"):
                 import traceback
 
                 traceback.print_exc()
-            if not isinstance(error, KeyboardInterrupt):
+            if isinstance(error, (LamellaError, OSError)):
                 print_error(f"lamella: {describe(error)}")
+            elif isinstance(error, Exception):
+                name = type(error).__name__
+                print_error(f"lamella: internal error: {name}: {describe(error)} (run lamella -D … for the traceback)")
             return exit_code(error, command.failure)
 
 

@@ -21,7 +21,7 @@ def _text(name: str, text: str, short: str = "", default: str = "", kind: str = 
     return Flag(name, text, short=short, kind=kind, default=default)
 
 
-CREATE_FLAGS = (
+CREATE_FLAGS: tuple[Flag, ...] = (
     _list("add-host", "Add a custom host-to-IP mapping (host:ip)"),
     _list("attach", "Attach to STDIN, STDOUT or STDERR", "a"),
     _list("cap-add", "Add Linux capabilities"),
@@ -46,7 +46,7 @@ CREATE_FLAGS = (
     _list("mount", "Attach a filesystem mount to the container (type=bind, volume or tmpfs)", kind="mount"),
     _text("name", "Assign a name to the container"),
     _text("network", "Network of the container: none (loopback only) or host", default="none"),
-    _text("net", "Network of the container", kind="string"),
+    Flag("net", "Network of the container", kind="string", hidden=True),
     _text("pid", "PID namespace to use"),
     _text("pids-limit", "Tune container pids limit (set -1 for unlimited)", kind="int"),
     _text("platform", "Refuse an image that is not for this platform"),
@@ -68,7 +68,6 @@ CREATE_FLAGS = (
     _list("volume", "Bind mount a volume", "v"),
     _text("workdir", "Working directory inside the container", "w"),
 )
-CREATE_FLAGS = tuple(flag._replace(hidden=True) if flag.name == "net" else flag for flag in CREATE_FLAGS)
 
 
 def read_options(context: Context, flags: Values, *, attach: bool) -> ContainerOptions:
@@ -159,12 +158,13 @@ def read_security(texts: list[str]) -> list[str]:
         key, equals, value = text.partition("=")
         if not equals and ":" in text and key != "no-new-privileges":
             key, _, value = text.partition(":")
-        if not value and key not in {"no-new-privileges"}:
+        if not value and key != "no-new-privileges":
             raise InvalidArgument(f"invalid --security-opt: {text!r}")
         if key == "seccomp" and value not in {"unconfined", "builtin"}:
             with open(value, encoding="utf-8") as file:
-                text = f"seccomp={file.read()}"
-        options.append(text)
+                options.append(f"seccomp={file.read()}")
+        else:
+            options.append(text)
     return options
 
 

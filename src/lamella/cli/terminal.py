@@ -9,7 +9,7 @@ from lamella.cli.output import is_terminal
 from lamella.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from lamella.engine.containers import Streams
+    from lamella.engine.streams import Streams
 
 
 def check_terminal(*, tty: bool, stdin: bool) -> None:
@@ -20,7 +20,7 @@ def check_terminal(*, tty: bool, stdin: bool) -> None:
 
 def client_streams(attach: Sequence[str], *, stdin: bool) -> Streams:
     """Choose the client's descriptors; *attach* names them, empty means all."""
-    from lamella.engine.containers import Streams
+    from lamella.engine.streams import Streams
 
     names = {name.lower() for name in attach}
     if unknown := names - {"stdin", "stdout", "stderr"}:

@@ -12,6 +12,7 @@ GLOBAL_FLAGS = (
     Flag("debug", "Show the whole traceback of an error", short="D"),
     Flag("root", "Root directory of the store", kind="string", default="/var/lib/lamella"),
     Flag("runtime", "OCI runtime that starts containers (crun or runc)", kind="string"),
+    Flag("state", "Directory of what lives no longer than the machine is up", kind="string", hidden=True),
     Flag("storage-driver", "Storage driver of a new store (overlay2 or vfs)", kind="string"),
     Flag("version", "Print version information and quit", short="v"),
 )
@@ -94,7 +95,11 @@ def noun_help(noun: str) -> str:
 def overview(width: int) -> str:
     """Render ``lamella --help``."""
     top = {name: entry for name, entry in TABLE.items() if " " not in name}
-    lines = ["Usage:  lamella [OPTIONS] COMMAND", "", "A container image store and runner without a daemon, on Docker's layout"]
+    lines = [
+        "Usage:  lamella [OPTIONS] COMMAND",
+        "",
+        "A container image store and runner without a daemon, on Docker's layout",
+    ]
     lines += ["", "Common Commands:", *_rows([(name, top[name].help) for name in COMMON])]
     lines += ["", "Management Commands:", *_rows(sorted(NOUNS.items()))]
     lines += ["", "Commands:", *_rows(sorted((name, top[name].help) for name in top if name not in COMMON))]

@@ -16,7 +16,8 @@ from lamella.model.ids import CacheID
 
 if TYPE_CHECKING:
     from lamella.changeset.apply import Applied
-    from lamella.changeset.diff import Captured, Change
+    from lamella.changeset.changes import Change
+    from lamella.changeset.diff import Captured
 
 Advance = Callable[[int], None]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -15,15 +15,18 @@ from lamella.fs.tree import remove_tree
 from lamella.model.ids import CacheID
 
 if TYPE_CHECKING:
-    from lamella.changeset.diff import Change
+    from lamella.changeset.changes import Change
     from lamella.drivers.base import Driver
 
 
 @contextmanager
-def tree_below(parent: CacheID | None, find: Callable[[CacheID], Path], scratch: Path) -> Generator[Path]:
-    """Hold the tree *find* gives for *parent*, or for no parent an empty directory made in *scratch*."""
+def tree_below(
+    parent: CacheID | None, hold: Callable[[CacheID], AbstractContextManager[Path]], scratch: Path
+) -> Generator[Path]:
+    """Hold the tree that *hold* gives for *parent*, or for no parent an empty directory made in *scratch*."""
     if parent is not None:
-        yield find(parent)
+        with hold(parent) as tree:
+            yield tree
         return
     import tempfile
 
@@ -38,11 +41,8 @@ def tree_below(parent: CacheID | None, find: Callable[[CacheID], Path], scratch:
 @contextmanager
 def both_trees(driver: Driver, layer: CacheID, parent: CacheID | None, scratch: Path) -> Generator[tuple[Path, Path]]:
     """Hold views of *parent*, or of nothing, and of *layer*."""
-    with ExitStack() as stack:
-        lower = stack.enter_context(
-            tree_below(parent, lambda below: stack.enter_context(driver.mounted_read_only(below)), scratch)
-        )
-        yield lower, stack.enter_context(driver.mounted_read_only(layer))
+    with tree_below(parent, driver.mounted_read_only, scratch) as lower, driver.mounted_read_only(layer) as upper:
+        yield lower, upper
 
 
 def diff(driver: Driver, layer: CacheID, parent: CacheID | None, sink: BinaryIO, scratch: Path) -> None:
@@ -55,7 +55,7 @@ def diff(driver: Driver, layer: CacheID, parent: CacheID | None, sink: BinaryIO,
 
 def changes(driver: Driver, layer: CacheID, parent: CacheID | None, scratch: Path) -> list[Change]:
     """List what differs between *parent* and *layer*, sorted by path."""
-    from lamella.changeset.diff import iter_changes
+    from lamella.changeset.changes import iter_changes
 
     with both_trees(driver, layer, parent, scratch) as (lower, upper):
         return list(iter_changes(lower, upper))
@@ -63,7 +63,7 @@ def changes(driver: Driver, layer: CacheID, parent: CacheID | None, scratch: Pat
 
 def size(driver: Driver, layer: CacheID, parent: CacheID | None, scratch: Path) -> int:
     """Sum the lengths of what is new or changed in *layer* since *parent*, directories apart, each inode once."""
-    from lamella.changeset.diff import ChangeKind, iter_changes
+    from lamella.changeset.changes import ChangeKind, iter_changes
     from lamella.fs.rooted import Root
 
     total = 0

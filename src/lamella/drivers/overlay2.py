@@ -25,7 +25,8 @@ from lamella.model.ids import CacheID, is_cache_id
 
 if TYPE_CHECKING:
     from lamella.changeset.apply import Applied
-    from lamella.changeset.diff import Captured, Change
+    from lamella.changeset.changes import Change
+    from lamella.changeset.diff import Captured
     from lamella.drivers.base import Advance
     from lamella.linux.mount import Mount
 
@@ -289,7 +290,14 @@ class Overlay2:
         """List the layer's changes, from ``diff`` and the names below it where that tells everything."""
         from lamella.drivers import naive
 
-        return naive.changes(self, layer, parent, self._scratch)
+        directory = self._directory(layer)
+        directory.require()
+        if not (self.native_diff and directory.stands_on(parent)):
+            return naive.changes(self, layer, parent, self._scratch)
+        from lamella.drivers.upperchanges import changes_in_upper
+
+        with naive.tree_below(parent, self.mounted_read_only, self._scratch) as lower:
+            return changes_in_upper(directory.diff, lower)
 
     def size(self, layer: CacheID, parent: CacheID | None) -> int:  # noqa: ARG002 - files of a layer are all in it
         """Sum the files in ``diff``."""

@@ -23,7 +23,8 @@ from lamella.model.ids import CacheID, is_cache_id
 
 if TYPE_CHECKING:
     from lamella.changeset.apply import Applied
-    from lamella.changeset.diff import Captured, Change
+    from lamella.changeset.changes import Change
+    from lamella.changeset.diff import Captured
     from lamella.drivers.base import Advance
 
 
@@ -204,7 +205,7 @@ class Vfs:
         """Compare the directories themselves: *layer* is locked by the caller and cannot be held again."""
         from lamella.changeset.diff import write_difference
 
-        with naive.tree_below(parent, self._existing, self._scratch) as lower:
+        with naive.tree_below(parent, self.files, self._scratch) as lower:
             write_difference(lower, self._existing(layer), sink)
 
     def diff(self, layer: CacheID, parent: CacheID | None, sink: BinaryIO) -> None:

@@ -43,13 +43,13 @@ class Image:
         self.references = list(references)
         """Its names: tags and digests, sorted."""
 
-    def __repr__(self) -> str:
+    def __repr__(self) -> str:  # type: ignore[explicit-override]  # override() came with Python 3.12
         return f"<Image {self.short_id} {' '.join(self.tags) or '(untagged)'}>"
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other: object) -> bool:  # type: ignore[explicit-override]  # override() came with Python 3.12
         return isinstance(other, Image) and other.id == self.id and other._store is self._store
 
-    def __hash__(self) -> int:
+    def __hash__(self) -> int:  # type: ignore[explicit-override]  # override() came with Python 3.12
         return hash(self.id)
 
     # ------------------------------------------------------------------------------------------------ facts

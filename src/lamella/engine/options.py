@@ -147,9 +147,7 @@ def parse_ulimit(text: str) -> Ulimit:
     """Parse ``name=soft[:hard]``."""
     name, equals, limits = text.partition("=")
     soft, _, hard = limits.partition(":")
-    try:
-        if not name or not equals:
-            raise ValueError(text)
-        return Ulimit(name, int(hard or soft), int(soft))
-    except ValueError:
-        raise InvalidArgument(f"invalid ulimit argument: {text}; expected name=soft[:hard]") from None
+    numbers = [soft, hard or soft]
+    if not name or not equals or not all(number.removeprefix("-").isdecimal() for number in numbers):
+        raise InvalidArgument(f"invalid ulimit argument: {text}; expected name=soft[:hard]")
+    return Ulimit(name, int(numbers[1]), int(numbers[0]))

@@ -22,7 +22,7 @@ class Removed(NamedTuple):
     untagged: str = ""
     deleted: str = ""
 
-    def __str__(self) -> str:
+    def __str__(self) -> str:  # type: ignore[explicit-override]  # override() came with Python 3.12
         return f"Untagged: {self.untagged}" if self.untagged else f"Deleted: {self.deleted}"
 
 
@@ -37,11 +37,21 @@ class User(NamedTuple):
 class Shelf(Protocol):
     """What the rules need of a store that is open for writing."""
 
-    def references(self, image: ImageID) -> Sequence[Reference]: ...
-    def untag(self, reference: Reference) -> None: ...
-    def children(self, image: ImageID) -> Sequence[ImageID]: ...
-    def parent(self, image: ImageID) -> ImageID | None: ...
-    def users(self) -> Sequence[User]: ...
+    def references(self, image: ImageID) -> Sequence[Reference]:
+        """Return the names of *image*."""
+
+    def untag(self, reference: Reference) -> None:
+        """Take one name away."""
+
+    def children(self, image: ImageID) -> Sequence[ImageID]:
+        """Return the images that were made from *image*."""
+
+    def parent(self, image: ImageID) -> ImageID | None:
+        """Return the image that *image* was made from, if it is here."""
+
+    def users(self) -> Sequence[User]:
+        """Return all containers."""
+
     def delete(self, image: ImageID) -> Iterable[str]:
         """Delete the image and the layers nothing else needs; return their chain IDs."""
 
@@ -188,5 +198,3 @@ def _delete(shelf: Shelf, image: ImageID, removed: list[Removed], *, force: bool
             return
         # The parent goes too if nothing but this image needed it: never by force, and without complaint if not.
         image, force, quiet = parent, False, True
-
-

@@ -7,8 +7,9 @@ any number of processes may have the same data-root open, and see each other's c
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from lamella.build.events import BuildEvent
+    from lamella.container.site import Site
     from lamella.engine.containers import Container
     from lamella.engine.options import ContainerOptions
     from lamella.engine.removal import Removed
-    from lamella.model.digest import ImageID
-    from lamella.model.ids import CacheID
-    from lamella.runtime.oci_cli import OCIRuntime
+    from lamella.model.ids import CacheID, ContainerID
 
 DEFAULT_ROOT = Path("/var/lib/lamella")
 STATE_ROOT = Path("/run/lamella")
@@ -49,7 +50,7 @@ class PrunedImages(NamedTuple):
 class PrunedContainers(NamedTuple):
     """The containers that pruning removed, and the bytes it freed."""
 
-    removed: list[str]
+    removed: Sequence[str]
     reclaimed: int
 
 
@@ -74,6 +75,7 @@ class Store:
         """The parts below, for those who need more than this class offers; not covered by any promise."""
         self._runtime_name = runtime
         self._state = state
+        self._site: Site | None = None
 
     @classmethod
     def open(
@@ -117,23 +119,34 @@ class Store:
 
     @property
     def state(self) -> Path:
-        """The directory for what lives no longer than the machine is up: bundles, sockets, mounts' owners."""
+        """The directory for what lives no longer than the machine is up: bundles, sockets, locks."""
         if self._state is None:
-            from lamella.model.digest import digest_of, hex_of
+            from lamella.container.site import state_directory
 
-            self._state = STATE_ROOT / hex_of(digest_of(bytes(self.root)))[:16]
+            self._state = state_directory(self.root, STATE_ROOT)
         return self._state
+
+    @property
+    def site(self) -> Site:
+        """The store and the runtime together, as the packages below want them; not covered by any promise."""
+        if self._site is None:
+            from lamella.container.site import Site
+
+            self._site = Site(self.parts, self.state, runtime=self._runtime_name, exit_command=self._exit_command)
+        return self._site
+
+    def _exit_command(self, container: ContainerID) -> Sequence[str]:
+        """Return the command line by which a monitor hands a container that ended back to lamella."""
+        options = ["--root", str(self.root), "--state", str(self.state), "--storage-driver", self.driver]
+        if self._runtime_name:
+            options += ["--runtime", self._runtime_name]
+        # -P: never import from the directory that the monitor happens to stand in.
+        return [sys.executable, "-P", "-m", "lamella", *options, "container", "cleanup", container]
 
     @property
     def problems(self) -> list[str]:
         """What was found damaged in the data-root so far, a line each."""
         return self.parts.problems
-
-    def runtime(self) -> OCIRuntime:
-        """Return the OCI runtime; raises Unavailable saying how to install one."""
-        from lamella.runtime.oci_cli import OCIRuntime
-
-        return OCIRuntime.find(self.state / "oci", self._runtime_name)
 
     def layer_directory(self, layer: CacheID) -> Path:
         """Return the directory that holds a layer's own files."""
@@ -294,7 +307,8 @@ class Store:
 
         wanted = parse_filters(filters, ("label", "until"))
         until = [parse_moment(text, time.time_ns()) for text in wanted.get("until", [])]
-        removed, freed = [], 0
+        removed: list[str] = []
+        freed = 0
         for container in self.containers(all=True):
             if container.state in {"running", "paused", "restarting"}:
                 continue
@@ -355,27 +369,29 @@ class Store:
         stream = Path(source) if isinstance(source, str) else source
         if reference is not None and "@" in reference:
             raise InvalidArgument(f"{reference}: an image cannot be imported under a digest")
-        return import_image(
-            self, stream, reference, changes=changes, message=message, platform=platform, report=report
-        )
+        return import_image(self, stream, reference, changes=changes, message=message, platform=platform, report=report)
 
     def build(
         self,
         context: Path | str | BinaryIO,
         *,
         tags: Sequence[str] = (),
-        dockerfile: str | None = None,
+        dockerfile: Path | bytes | None = None,
         build_args: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         target: str = "",
         network: str = "host",
+        platform: str = "",
         no_cache: bool = False,
-        output: BinaryIO | None = None,
+        timestamp: int | None = None,
+        report: Callable[[BuildEvent], None] | None = None,
     ) -> Image:
         """Build the Dockerfile of *context*, a directory or a stream of a tar or a Dockerfile, and name it *tags*.
 
-        *dockerfile* names another one; *output* receives the steps and what they print.  Raises BuildFailed with the
-        exit code of the step that failed, and InvalidArgument for a Dockerfile that cannot be read, naming the line.
+        *dockerfile* is another file, or the text itself.  *timestamp*, seconds since the epoch, makes the result the
+        same each time.  *report* is called with each step and what it prints; ``str()`` of an event is Docker's line.
+        Raises BuildFailed with the exit code of the step that failed, InvalidArgument for a Dockerfile that cannot be
+        read, naming the line; before any of it nothing is changed.
         """
         from lamella.engine.builds import build_image
 
@@ -388,8 +404,10 @@ class Store:
             labels=labels or {},
             target=target,
             network=network,
+            platform=platform,
             no_cache=no_cache,
-            output=output,
+            timestamp=timestamp,
+            report=report,
         )
 
     def info(self) -> dict[str, object]:
@@ -397,6 +415,3 @@ class Store:
         from lamella.engine.machine import describe_store
 
         return describe_store(self)
-
-    def _image_of(self, identity: ImageID) -> Image:
-        return Image(self, self.parts.images.get(identity), self.parts.tags.references(identity))

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from lamella.fs.walk import directory_stack
+from lamella.fs.walk import DirectoryStack, directory_stack
 
 
 def layer_size(path: Path) -> int:
@@ -43,12 +43,14 @@ def disk_usage(path: Path) -> tuple[int, int]:
 
 
 def _statuses(path: Path) -> Iterator[os.stat_result]:
-    """Yield the status of everything below *path* in no order."""
+    """Yield the status of everything below *path* in no order.
+
+    What vanishes meanwhile is passed over: a running container's layer is measured too.
+    """
     top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         with directory_stack(top) as stack:
             pending: list[list[tuple[bytes, os.stat_result]]] = []
-            directories: list[tuple[bytes, os.stat_result]] = []
             while True:
                 directories = []
                 with os.scandir(stack.fd) as entries:
@@ -56,17 +58,27 @@ def _statuses(path: Path) -> Iterator[os.stat_result]:
                         try:
                             status = entry.stat(follow_symlinks=False)
                         except FileNotFoundError:
-                            continue  # gone since it was listed: a running container's layer is measured too
+                            continue
                         if stat.S_ISDIR(status.st_mode):
                             directories.append((os.fsencode(entry.name), status))
                         yield status
                 pending.append(directories)
-                while not pending[-1]:
+                while not (pending[-1] and _enter_one(stack, pending[-1])):
+                    if pending[-1]:
+                        continue
                     pending.pop()
                     if not pending:
                         return
                     stack.leave()
-                name, status = pending[-1].pop()
-                stack.enter(name, status)
     finally:
         os.close(top)
+
+
+def _enter_one(stack: DirectoryStack, directories: list[tuple[bytes, os.stat_result]]) -> bool:
+    """Go into the next of *directories*; False if it is gone."""
+    name, status = directories.pop()
+    try:
+        stack.enter(name, status)
+    except FileNotFoundError:
+        return False
+    return True

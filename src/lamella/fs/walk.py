@@ -107,8 +107,8 @@ def walk(
     """Yield every name below *dir_fd*, itself excepted, in byte order of the names of each directory.
 
     A directory comes before its content, and its content before its next sibling.  A directory *prune* says yes to
-    is yielded and not entered; without *cross_mounts* the same goes for mount points.  A tree that changes meanwhile
-    gives the changed names or ``OSError``, never a name from outside it.
+    is yielded and not entered; without *cross_mounts* the same goes for mount points.  Names that vanish meanwhile are
+    passed over, a directory replaced by something else is ``OSError``; no name from outside the tree is ever given.
     """
     with directory_stack(dir_fd) as stack:
         pending = [_names(dir_fd)]
@@ -123,13 +123,18 @@ def walk(
                 continue
             name = names.pop()
             fd = stack.fd
-            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            try:
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
             path = prefixes[-1] + name
             entry = WalkEntry(path, fd, name, status)
             yield entry
             if stat.S_ISDIR(status.st_mode) and not (prune is not None and prune(entry)):
                 try:
                     stack.enter(name, status, cross_mounts=cross_mounts)
+                except FileNotFoundError:
+                    continue
                 except OSError as problem:
                     if cross_mounts or problem.errno != errno.EXDEV:
                         raise

@@ -16,7 +16,7 @@ from lamella.model.imageconfig import ContainerSettings, Healthcheck
 from lamella.model.units import parse_duration
 
 _DEFAULT_SHELL = ("/bin/sh", "-c")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]", re.ASCII)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]+|[@*#?$!-]", re.ASCII)  # the last are the shell's own, always empty
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/([A-Za-z]+))?", re.ASCII)
 _SIGNAL = re.compile(
     r"ABRT|ALRM|BUS|CHLD|CLD|CONT|FPE|HUP|ILL|INT|IO|IOT|KILL|PIPE|POLL|PROF|PWR|QUIT|RTMAX|RTMIN|"
@@ -44,7 +44,7 @@ def apply_changes(settings: ContainerSettings, instructions: Iterable[str]) -> C
             act = _INSTRUCTIONS.get(name)
             if act is None:
                 raise InvalidArgument(
-                    f"{word[:64]} is not a valid change command; use one of {', '.join(sorted(_INSTRUCTIONS))}"
+                    f"{word[:64].lower()} is not a valid change command; use one of {', '.join(sorted(_INSTRUCTIONS))}"
                 )
             if not rest:
                 raise InvalidArgument(f"{name} requires at least one argument")
@@ -181,7 +181,7 @@ def _pairs(name: str, rest: str, settings: ContainerSettings) -> list[tuple[str,
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise InvalidArgument(f"Syntax error - can't find = in {word!r:.100}. Must be of the form: name=value")
+            raise InvalidArgument(f'Syntax error - can\'t find = in "{word[:100]}". Must be of the form: name=value')
         key = expand_word(key, environment)
         if not key:
             raise InvalidArgument(f"{name} names can not be blank")
@@ -323,7 +323,7 @@ def _healthcheck(settings: ContainerSettings, rest: str) -> ContainerSettings:
         option, equals, value = flag[2:].partition("=")
         field = option.replace("-", "_")
         if not equals or field not in {"interval", "timeout", "start_period", "start_interval", "retries"}:
-            raise InvalidArgument(f"unknown flag {flag[:64]!r} of HEALTHCHECK")
+            raise InvalidArgument(f"Unknown flag of HEALTHCHECK: {option[:64]}")
         durations[field] = _healthcheck_number(option, value)
     if not rest:
         raise InvalidArgument("HEALTHCHECK requires at least one argument")
@@ -333,7 +333,7 @@ def _healthcheck(settings: ContainerSettings, rest: str) -> ContainerSettings:
             raise InvalidArgument("HEALTHCHECK NONE takes no arguments")
         return msgspec.structs.replace(settings, healthcheck=Healthcheck(test=("NONE",)))
     if kind.upper() != "CMD":
-        raise InvalidArgument(f"Unknown type {kind[:64]!r} in HEALTHCHECK (try CMD)")
+        raise InvalidArgument(f'Unknown type "{kind[:64]}" in HEALTHCHECK (try CMD)')
     arguments = exec_form(command)
     test = ("CMD-SHELL", command) if arguments is None else ("CMD", *arguments)
     if len(test) < 2 or not test[1]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-_VERB = re.compile(r"%([-+# 0]*)(\*|[0-9]+)?(?:\.(\*|[0-9]*))?(.)?", re.DOTALL)
+_VERB = re.compile(r"%([-+# 0]*)(\*|[0-9]+)?(?:\.(\*|[0-9]*))?(?:\[([0-9]{1,4})\])?(.)?", re.DOTALL)
 _WIDTH_LIMIT = 10_000
 _ESCAPES = {
     "\a": "\\a",
@@ -63,18 +64,15 @@ def type_name(value: object) -> str:
 
 
 def _general(value: float) -> str:
-    """Print a float with the shortest digits that give it back, exponent from 1e21 on."""
+    """Print a float with the shortest digits that give it back, with an exponent below -4 and from 6 on."""
     if value != value or value in {float("inf"), float("-inf")}:  # noqa: PLR0124 - the definition of NaN
         return "NaN" if value != value else "+Inf" if value > 0 else "-Inf"  # noqa: PLR0124
-    text = repr(value)
-    mantissa, _, exponent = text.partition("e")
-    power = int(exponent or "0")
-    if exponent and 0 < power < 21:
-        return str(int(value))
-    mantissa = mantissa.removesuffix(".0")
-    if exponent:
-        return f"{mantissa}e{'-' if power < 0 else '+'}{abs(power):02d}"
-    return mantissa
+    # repr has the right digits; 17 of them would not, so its own are counted and given to %e.
+    digits = repr(value).partition("e")[0].lstrip("-").replace(".", "").strip("0")
+    scientific = f"{value:.{max(len(digits) - 1, 0)}e}"
+    if -4 <= int(scientific.partition("e")[2]) < 6:
+        return repr(value).removesuffix(".0")
+    return scientific
 
 
 def quote(text: str) -> str:
@@ -131,106 +129,144 @@ def sprint(values: Sequence[object]) -> str:
     return "".join(out)
 
 
+class _Spec(NamedTuple):
+    """One verb with its flags."""
+
+    verb: str
+    flags: str
+    width: int
+    precision: int | None
+
+
 def sprintf(template: str, values: Sequence[object]) -> str:
     """Format *values* as Printf does."""
     out: list[str] = []
-    rest = list(values)
-    position = 0
+    position = taken = 0
+    reordered = False
     for match in _VERB.finditer(template):
         out.append(template[position : match.start()])
         position = match.end()
-        flags, verb = match[1], match[4]
-        width, flags = _number(match[2], rest, flags)
-        precision = None
-        if match[3] is not None:
-            precision, _ = _number(match[3] or "0", rest, "")
+        flags, verb = match[1], match[5]
+        width, taken = _number(match[2], values, taken)
+        precision, taken = _number(match[3] or ("0" if match[3] is not None else None), values, taken)
+        if width is not None and width < 0:
+            flags += "-"
+        if match[4] is not None:
+            reordered = True
+            taken = int(match[4]) - 1
         if verb is None:
             out.append("%!(NOVERB)")
         elif verb == "%":
             out.append("%")
-        elif not rest:
-            out.append(f"%!{verb}(MISSING)")
+        elif not 0 <= taken < len(values):
+            out.append(f"%!{verb}({'BADINDEX' if match[4] is not None else 'MISSING'})")
         else:
-            body = _verb(verb, flags, precision, rest.pop(0))
-            out.append(_padded(body, flags, width or 0))
+            out.append(_format(_Spec(verb, flags, abs(width or 0), precision), values[taken]))
+            taken += 1
     out.append(template[position:])
-    if rest:
-        extra = ", ".join(f"{type_name(value)}={show(value)}" if value is not None else "<nil>" for value in rest)
+    rest = values[taken:]
+    if rest and not reordered:
+        extra = ", ".join("<nil>" if value is None else f"{type_name(value)}={show(value)}" for value in rest)
         out.append(f"%!(EXTRA {extra})")
     return "".join(out)
 
 
-def _number(text: str | None, rest: list[object], flags: str) -> tuple[int | None, str]:
+def _number(text: str | None, values: Sequence[object], taken: int) -> tuple[int | None, int]:
+    """Read a width or precision, from *values* if it is an asterisk."""
     if text is None:
-        return None, flags
+        return None, taken
     if text != "*":
-        return min(int(text[:9]), _WIDTH_LIMIT), flags
-    value = rest.pop(0) if rest else 0
-    if not isinstance(value, int):
-        return None, flags
-    if value < 0:
-        flags += "-"
-    return min(abs(value), _WIDTH_LIMIT), flags
+        return min(int(text[:9]), _WIDTH_LIMIT), taken
+    value = values[taken] if taken < len(values) else None
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None, taken + 1
+    return max(-_WIDTH_LIMIT, min(value, _WIDTH_LIMIT)), taken + 1
 
 
-def _padded(body: str, flags: str, width: int) -> str:
-    if "-" in flags:
-        return body.ljust(width)
-    if "0" in flags:
-        sign = body[:1] if body[:1] in {"+", "-"} else ""
-        return sign + body[len(sign) :].rjust(width - len(sign), "0")
-    return body.rjust(width)
-
-
-def _verb(verb: str, flags: str, precision: int | None, value: object) -> str:
-    bad = f"%!{verb}({type_name(value)}={show(value)})" if value is not None else f"%!{verb}(<nil>)"
-    if verb == "T":
-        return type_name(value)
-    if verb == "v":
-        return quote(value) if "#" in flags and isinstance(value, str) else show(value)
+def _format(spec: _Spec, value: object) -> str:
+    if spec.verb == "T":
+        return _format(spec._replace(verb="s"), type_name(value))
+    if value is None:
+        return _padded("<nil>", spec) if spec.verb == "v" else f"%!{spec.verb}(<nil>)"
     if isinstance(value, (list, tuple)):
-        return "[" + " ".join(_verb(verb, flags, precision, item) for item in value) + "]"
+        return "[" + " ".join(_format(spec, item) for item in value) + "]"
     if isinstance(value, Mapping):
-        parts = (
-            f"{_verb(verb, flags, precision, key)}:{_verb(verb, flags, precision, value[key])}"
-            for key in sorted(value, key=show)
-        )
-        return "map[" + " ".join(parts) + "]"
+        keys = sorted(value, key=show)
+        return "map[" + " ".join(f"{_format(spec, key)}:{_format(spec, value[key])}" for key in keys) + "]"
+    done: str | None = None
     if isinstance(value, bool):
-        return show(value) if verb == "t" else bad
-    if isinstance(value, str):
-        return _string_verb(verb, precision, value, bad)
-    if isinstance(value, int):
-        return _int_verb(verb, flags, value, bad)
-    if isinstance(value, float) and verb in "eEfFgG":
-        if precision is None and verb in "gG":
-            return _general(value)
-        return f"{value:{'+' if '+' in flags else ''}.{6 if precision is None else min(precision, 100)}{verb}}"
-    return bad
+        done = _padded(show(value), spec) if spec.verb in {"t", "v"} else None
+    elif isinstance(value, str):
+        done = _string(spec, value)
+    elif isinstance(value, int):
+        done = _int(spec, value)
+    elif isinstance(value, float):
+        done = _float(spec, value)
+    elif spec.verb in {"s", "v"}:
+        done = _padded(show(value), spec)
+    if done is not None:
+        return done
+    # As Go: the value is shown, by the same flags, beside its type.
+    inner = _format(spec._replace(verb="v", flags=spec.flags.replace("#", "")), value)
+    if "+" in spec.flags and inner[:1].isdigit() and not isinstance(value, str):
+        inner = "+" + inner
+    return f"%!{spec.verb}({type_name(value)}={inner})"
 
 
-def _string_verb(verb: str, precision: int | None, value: str, bad: str) -> str:
-    if precision is not None:
-        value = value[:precision]
-    if verb == "s":
-        return value
-    if verb == "q":
-        return quote(value)
-    if verb in "xX":
-        digits = value.encode(errors="replace").hex()
-        return digits if verb == "x" else digits.upper()
-    return bad
+def _padded(body: str, spec: _Spec, *, zeros: bool = True) -> str:
+    if "-" in spec.flags:
+        return body.ljust(spec.width)
+    if zeros and "0" in spec.flags:
+        sign = body[:1] if body[:1] in {"+", "-"} else ""
+        return sign + body[len(sign) :].rjust(spec.width - len(sign), "0")
+    return body.rjust(spec.width)
 
 
-def _int_verb(verb: str, flags: str, value: int, bad: str) -> str:
+def _string(spec: _Spec, value: str) -> str | None:
+    text = value if spec.precision is None else value[: max(spec.precision, 0)]
+    match spec.verb:
+        case "s" | "v":
+            body = quote(text) if spec.verb == "v" and "#" in spec.flags else text
+        case "q":
+            body = quote(text)
+        case "x" | "X":
+            body = text.encode(errors="replace").hex()
+            body = body if spec.verb == "x" else body.upper()
+        case _:
+            return None
+    return _padded(body, spec)
+
+
+def _int(spec: _Spec, value: int) -> str | None:
+    verb = "d" if spec.verb == "v" else spec.verb
     if verb in "dxXob":
-        form = ("+" if "+" in flags else " " if " " in flags else "") + ("#" if "#" in flags and verb != "d" else "")
-        return f"{value:{form}{verb}}"
+        sign = "-" if value < 0 else ""
+        if spec.verb != "v":
+            sign = sign or ("+" if "+" in spec.flags else " " if " " in spec.flags else "")
+        prefix = {"x": "0x", "X": "0X", "o": "0", "b": "0b"}.get(verb, "") if "#" in spec.flags else ""
+        digits = f"{abs(value):{verb}}".rjust(max(spec.precision or 0, 0), "0")
+        # A precision says how many digits; zeros are not filled in besides.
+        return _padded(sign + prefix + digits, spec, zeros=spec.precision is None)
     valid = 0 <= value <= 0x10FFFF and not 0xD800 <= value < 0xE000
+    char = chr(value) if valid else "\ufffd"
     if verb == "c":
-        return chr(value) if valid else "\ufffd"
+        return _padded(char, spec)
     if verb == "q":
-        return "'" + (chr(value) if valid else "\ufffd") + "'"
+        inside = "\\'" if char == "'" else char if char == '"' else quote(char)[1:-1]
+        return _padded(f"'{inside}'", spec)
     if verb == "U" and value >= 0:
-        return f"U+{value:04X}"
-    return bad
+        return _padded(f"U+{value:04X}", spec, zeros=False)
+    return None
+
+
+def _float(spec: _Spec, value: float) -> str | None:
+    if spec.verb not in "eEfFgGv":
+        return None
+    sign = "+" if "+" in spec.flags and spec.verb != "v" else ""
+    if spec.precision is None and spec.verb in "gGv":
+        body = _general(value)
+        body = sign * (body[:1] not in {"-", "+"}) + (body.upper() if spec.verb == "G" else body)
+    else:
+        precision = 6 if spec.precision is None else min(max(spec.precision, 0), 100)
+        body = f"{value:{sign}.{precision}{'g' if spec.verb == 'v' else spec.verb}}"
+    return _padded(body, spec)

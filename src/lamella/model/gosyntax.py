@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterator
-from typing import NamedTuple, NoReturn, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from lamella.errors import InvalidArgument
 from lamella.model.goprint import quote, unquote
@@ -27,6 +27,7 @@ _TOKEN = re.compile(
     | (?P<word>[^\W\d]\w*)
     | (?P<dot>\.)
     | (?P<declare>:=) | (?P<assign>=) | (?P<pipe>\|) | (?P<open>\() | (?P<close>\)) | (?P<comma>,)
+    | (?P<other>[!#-&*;-@\[-^{-~])
     """,
     re.VERBOSE,
 )
@@ -142,9 +143,9 @@ class _Parser:
         self._loops = 0
         self._depth = 0
 
-    def _fail(self, at: int, message: str) -> NoReturn:
+    def _error(self, at: int, message: str) -> InvalidArgument:
         line = self._source.count("\n", 0, at) + 1
-        raise InvalidArgument(f"template parsing error: template: :{line}: {message}")
+        return InvalidArgument(f"template parsing error: template: :{line}: {message}")
 
     # Text and actions -------------------------------------------------------------------------------------------
 
@@ -170,16 +171,16 @@ class _Parser:
                 continue
             tokens, at, trim = self._action(inside)
             if not tokens:
-                self._fail(start, "missing value for command")
+                raise self._error(start, "missing value for command")
             yield text, tokens
 
     def _comment(self, at: int) -> tuple[int, bool]:
         end = self._source.find("*/", at + 2)
         if end < 0:
-            self._fail(at, "unclosed comment")
+            raise self._error(at, "unclosed comment")
         match = re.compile(r"([ \t\r\n]-)?\}\}").match(self._source, end + 2)
         if match is None:
-            self._fail(at, "comment ends before closing delimiter")
+            raise self._error(at, "comment ends before closing delimiter")
         return match.end(), match[1] is not None
 
     def _action(self, at: int) -> tuple[list[Token], int, bool]:
@@ -191,24 +192,24 @@ class _Parser:
             trims = spaced and source.startswith("-}}", at)
             if ends or trims:
                 if parens:
-                    self._fail(at, "unclosed left paren")
+                    raise self._error(at, "unclosed left paren")
                 return tokens, at + (3 if trims else 2), trims
             match = _TOKEN.match(source, at)
             if match is None:
-                self._bad_character(at)
+                raise self._bad_character(at)
             kind = match.lastgroup or ""
             at = match.end()
             if kind == "space":
                 spaced = True
                 continue
             if kind in {"field", "variable", "word", "number"} and not self._terminated(at, kind):
-                self._bad_character(at, match[0] if kind == "number" else "")
+                raise self._bad_character(at, match[0] if kind == "number" else "")
             parens += (kind == "open") - (kind == "close")
             if parens < 0:
-                self._fail(match.start(), "unexpected right paren")
+                raise self._error(match.start(), "unexpected right paren")
             tokens.append(Token(kind, match[0], match.start(), spaced))
             spaced = False
-        self._fail(len(source), "unclosed action")
+        raise self._error(len(source), "unclosed action")
 
     def _terminated(self, at: int, kind: str) -> bool:
         after = self._source[at : at + 1]
@@ -216,21 +217,21 @@ class _Parser:
             return not (after.isalnum() or after in {"_", "."}) or not after
         return not after or after in " \t\r\n.,|:()=" or self._source.startswith("}}", at)
 
-    def _bad_character(self, at: int, number: str = "") -> NoReturn:
+    def _bad_character(self, at: int, number: str = "") -> InvalidArgument:
         char = self._source[at]
         if number:
-            self._fail(at, f"bad number syntax: {quote(number + char)}")
+            return self._error(at, f"bad number syntax: {quote(number + char)}")
         if char in "\"`'":
             kind = {'"': "quoted string", "`": "raw quoted string", "'": "character constant"}[char]
-            self._fail(at, f"unterminated {kind}")
-        self._fail(at, f"unexpected bad character U+{ord(char):04X} {ascii(char)} in command")
+            return self._error(at, f"unterminated {kind}")
+        return self._error(at, f"unexpected bad character U+{ord(char):04X} {char!a} in command")
 
     # Structure --------------------------------------------------------------------------------------------------
 
     def whole(self) -> tuple[Node, ...]:
         nodes, end = self._body()
         if end is not None:
-            self._fail(end.at, f"unexpected {{{{{end.text}}}}}")
+            raise self._error(end.at, f"unexpected {{{{{end.text}}}}}")
         return nodes
 
     def _body(self) -> tuple[tuple[Node, ...], Token | None]:
@@ -255,11 +256,11 @@ class _Parser:
                 nodes.append(self._branch(first))
             elif first.text in {"break", "continue"}:
                 if not self._loops:
-                    self._fail(first.at, f"{{{{{first.text}}}}} outside {{{{range}}}}")
+                    raise self._error(first.at, f"{{{{{first.text}}}}} outside {{{{range}}}}")
                 self._nothing_more(first)
                 nodes.append(Leave(first.text))
             else:
-                self._fail(first.at, f"{{{{{first.text}}}}} is not supported")
+                raise self._error(first.at, f"{{{{{first.text}}}}} is not supported")
         return tuple(nodes), None
 
     def _branch(self, keyword: Token) -> Branch:
@@ -274,7 +275,7 @@ class _Parser:
             if self._position < len(self._tokens):
                 again = self._tokens[self._position]
                 if again.text != keyword.text or again.text == "range":
-                    self._fail(again.at, f"unexpected <{again.text}> in else")
+                    raise self._error(again.at, f"unexpected <{again.text}> in else")
                 self._position += 1
                 otherwise = (self._branch(again),)  # its end is ours too
                 end = None
@@ -283,9 +284,9 @@ class _Parser:
                 return Branch(keyword.text, pipeline, body, otherwise)
             otherwise, end = self._body()
             if end is not None and end.text == "else":
-                self._fail(end.at, "expected end; found {{else}}")
+                raise self._error(end.at, "expected end; found {{else}}")
         if end is None:
-            self._fail(len(self._source), "unexpected EOF")
+            raise self._error(len(self._source), "unexpected EOF")
         self._nothing_more(end)
         del self._variables[mark:]
         self._depth -= 1
@@ -294,11 +295,11 @@ class _Parser:
     def _enter(self, token: Token) -> None:
         self._depth += 1
         if self._depth > _DEPTH_LIMIT:
-            self._fail(token.at, f"nested deeper than {_DEPTH_LIMIT} levels")
+            raise self._error(token.at, f"nested deeper than {_DEPTH_LIMIT} levels")
 
     def _nothing_more(self, keyword: Token) -> None:
         if self._position < len(self._tokens):
-            self._fail(keyword.at, f"unexpected {quote(self._tokens[self._position].text)} in {keyword.text}")
+            raise self._error(keyword.at, f"unexpected {quote(self._tokens[self._position].text)} in {keyword.text}")
 
     # Pipelines --------------------------------------------------------------------------------------------------
 
@@ -309,7 +310,7 @@ class _Parser:
         pipeline = self._pipeline(first, context)
         token = self._peek()
         if token is not None:
-            self._fail(token.at, f"unexpected {quote(token.text)} in {context}")
+            raise self._error(token.at, f"unexpected {quote(token.text)} in {context}")
         return pipeline
 
     def _pipeline(self, start: Token, context: str) -> Pipeline:
@@ -318,9 +319,12 @@ class _Parser:
         while True:
             command = self._command()
             if not command:
-                self._fail(start.at, f"missing value for {context}" if not commands else "empty command")
+                token = self._peek()
+                if token is not None and not commands:
+                    raise self._error(token.at, f"unexpected {quote(token.text)} in {context}")
+                raise self._error(start.at, f"missing value for {context}" if not commands else "empty command")
             if commands and isinstance(command[0], (Literal, Field)) and not getattr(command[0], "names", ()):
-                self._fail(command[0].at, f"non executable command in pipeline stage {len(commands) + 1}")
+                raise self._error(command[0].at, f"non executable command in pipeline stage {len(commands) + 1}")
             commands.append(command)
             token = self._peek()
             if token is None or token.kind != "pipe":
@@ -348,14 +352,17 @@ class _Parser:
         self._position += 2 * count
         for name in names:
             if not declares and name not in self._variables:
-                self._fail(self._tokens[first].at, f"undefined variable {quote(name)}")
+                raise self._error(self._tokens[first].at, f"undefined variable {quote(name)}")
         return names, declares
 
     def _command(self) -> tuple[Operand, ...]:
         operands: list[Operand] = []
         while (token := self._peek()) is not None and token.kind not in {"pipe", "close"}:
+            if token.kind == "other" and not operands:
+                break
             if operands and not token.spaced:
-                self._fail(token.at, f"unexpected {quote(token.text)} in operand")
+                shown = "<.>" if token.kind == "dot" else quote(token.text)
+                raise self._error(token.at, f"unexpected {shown} in operand")
             operands.append(self._operand(token))
         return tuple(operands)
 
@@ -367,12 +374,14 @@ class _Parser:
                 if text in {"true", "false", "nil"}:
                     return self._constant({"true": True, "false": False, "nil": None}[text], token)
                 if text not in self._functions:
-                    self._fail(at, f"function {quote(text)} not defined")
+                    raise self._error(at, f"function {quote(text)} not defined")
                 return Function(text, at, text)
             case "string" | "char":
                 value = unquote(text[1:-1])
                 if value is None or (token.kind == "char" and len(value) != 1):
-                    self._fail(at, f"malformed constant: {text}")
+                    raise self._error(
+                        at, f"malformed character constant: {text}" if token.kind == "char" else "invalid syntax"
+                    )
                 return self._constant(ord(value) if token.kind == "char" else value, token)
             case "raw":
                 return self._constant(text[1:-1], token)
@@ -385,17 +394,18 @@ class _Parser:
                 return Field((text[1:], *names), at, text + "".join(f".{name}" for name in names))
             case "variable":
                 if text not in self._variables:
-                    self._fail(at, f"undefined variable {quote(text)}")
+                    raise self._error(at, f"undefined variable {quote(text)}")
                 names, at = self._fields(at)
                 return Variable(text, names, at, text + "".join(f".{name}" for name in names))
             case "open":
                 return self._parenthesis(token)
-        self._fail(at, f"unexpected {quote(text)} in operand")
+            case _:
+                raise self._error(at, f"unexpected {quote(text)} in operand")
 
     def _constant(self, value: str | float | bool | None, token: Token) -> Literal:
         follower = self._peek()
         if follower is not None and follower.kind == "field" and not follower.spaced:
-            self._fail(token.at, f"unexpected . after term {quote(token.text)}")
+            raise self._error(token.at, f"unexpected . after term {quote(token.text)}")
         return Literal(value, token.at, token.text)
 
     def _parenthesis(self, token: Token) -> Chain:
@@ -403,7 +413,7 @@ class _Parser:
         pipeline = self._pipeline(token, "parenthesized pipeline")
         close = self._peek()
         if close is None or close.kind != "close":
-            self._fail(token.at, "unclosed left paren")
+            raise self._error(token.at, "unclosed left paren")
         self._position += 1
         self._depth -= 1
         names, at = self._fields(token.at)
@@ -428,10 +438,10 @@ class _Parser:
                 number = int(text)
             else:
                 number = float(text[:64])
-        except ValueError:
-            self._fail(token.at, f"bad number syntax: {quote(token.text)}")
+        except ValueError as error:
+            raise self._error(token.at, f"bad number syntax: {quote(token.text)}") from error
         if isinstance(number, int) and not -(2**63) <= number < 2**64:
-            self._fail(token.at, f"integer overflow: {quote(token.text)}")
+            raise self._error(token.at, f"integer overflow: {quote(token.text)}")
         if number in {float("inf"), float("-inf")}:
-            self._fail(token.at, f"bad number syntax: {quote(token.text)}")
+            raise self._error(token.at, f"bad number syntax: {quote(token.text)}")
         return number

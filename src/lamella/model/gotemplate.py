@@ -1,8 +1,10 @@
 """``--format`` templates: Go's text/template over plain values, with Docker's functions.
 
-Dicts stand for both structs and maps.  A missing key is an error if it is spelled like the field of a struct (capital
-first), and ``<no value>`` otherwise (a label, a network).  Values that are callable are methods.  Everything that goes
-wrong is InvalidArgument with Go's message; the ``table`` prefix and the escaping of terminals are the caller's.
+Dicts stand for both structs and maps.  A missing key is an error where the dict is a struct: its name begins with a
+capital and the dict is the root or holds more than strings; elsewhere (a label, a network) it is ``<no value>``.
+Values that are callable are methods.  What is null prints as Docker's type for that field would: ``[]``, ``map[]`` or
+``<nil>``.  Everything that goes wrong is InvalidArgument with Go's message; the ``table`` prefix and the escaping of
+terminals are the caller's.
 """
 
 from __future__ import annotations
@@ -31,6 +33,14 @@ from lamella.model.gosyntax import (
 
 _RANGE_LIMIT = 1_000_000
 _OUTPUT_LIMIT = 64 << 20
+_MAPS = frozenset({
+    "Annotations", "Data", "DriverOpts", "ExposedPorts", "Labels", "Networks", "Options", "PortBindings", "Ports",
+    "StorageOpt", "Sysctls", "Tmpfs", "Volumes",
+})  # fmt: skip
+_POINTERS = frozenset({
+    "ContainerConfig", "Health", "Healthcheck", "ImageManifestDescriptor", "IPAMConfig", "Init", "MemorySwappiness",
+    "OomKillDisable", "PidsLimit", "Platform", "SizeRootFs", "SizeRw", "StopTimeout",
+})  # fmt: skip
 
 
 def render(template: str, value: object) -> str:
@@ -55,7 +65,7 @@ class Template:
         return "".join(run.out)
 
 
-class _Leave(Exception):  # noqa: N818 - it is no error
+class _Leave(Exception):
     def __init__(self, kind: str) -> None:
         self.kind = kind
 
@@ -93,13 +103,25 @@ class _Run:
                 case Action(pipeline):
                     value = self._pipeline(pipeline, dot)
                     if not pipeline.names:
-                        self._write("<no value>" if value is None else show(value), pipeline.commands[0][0])
+                        first = pipeline.commands[0][0]
+                        self._write(self._nil(pipeline, dot) if value is None else show(value), first)
                 case Branch("range"):
                     self._range(node, dot)
                 case Branch():
                     self._choose(node, dot)
                 case Leave(kind):
                     raise _Leave(kind)
+
+    def _nil(self, pipeline: Pipeline, dot: object) -> str:
+        """Print a null: what Docker's Go type for the field of that name would give, if it is one."""
+        operand = pipeline.commands[0][0]
+        if len(pipeline.commands) > 1 or not isinstance(operand, Field) or not operand.names:
+            return "<no value>"
+        *path, name = operand.names
+        parent = self._evaluate(operand._replace(names=tuple(path)), dot, [])
+        if not isinstance(parent, Mapping) or name not in parent or not name[:1].isupper():
+            return "<no value>"
+        return "map[]" if name in _MAPS else "<nil>" if name in _POINTERS else "[]"
 
     def _choose(self, node: Branch, dot: object) -> None:
         mark = len(self._variables)
@@ -209,11 +231,12 @@ class _Run:
 
     def _field(self, operand: Operand, value: object, name: str, arguments: list[object]) -> object:
         if value is None:
-            self._fail(operand, f"nil pointer evaluating interface {{}}.{name}")
+            return None
         found: object
         if isinstance(value, Mapping):
             if name not in value:
-                if name[:1].isupper():
+                struct = value is self._variables[0][1] or not all(isinstance(item, str) for item in value.values())
+                if struct and name[:1].isupper():
                     self._fail(operand, f'map has no entry for key "{name}"')
                 return None
             found = value[name]
@@ -224,7 +247,7 @@ class _Run:
         if callable(found):
             return self._method(operand, name, found, arguments)
         if arguments:
-            self._fail(operand, f"{name} has arguments but cannot be invoked as function")
+            self._fail(operand, f"{name} is not a method but has arguments")
         return found
 
     def _method(self, operand: Operand, name: str, method: Callable[..., object], arguments: list[object]) -> object:

@@ -12,7 +12,7 @@ import select
 import signal
 import socket
 from collections.abc import Callable, Generator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from lamella.errors import InvalidArgument, Unavailable
 from lamella.runtime.monitor import resize_terminal
@@ -72,7 +72,7 @@ class Attachment:
             self._socket.close()
             raise Unavailable(f"container {run.name[:12]} has no monitor to attach to") from problem
 
-    def __enter__(self) -> Attachment:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -90,7 +90,9 @@ class Attachment:
         with contextlib.ExitStack() as scope:
             if console and streams.stdin is not None:
                 scope.enter_context(_raw_terminal(streams.stdin))
-                scope.enter_context(_followed_size(streams.stdin, lambda rows, columns: resize_terminal(self._run, rows, columns)))
+                scope.enter_context(
+                    _followed_size(streams.stdin, lambda rows, columns: resize_terminal(self._run, rows, columns))
+                )
             elif forward_signals:
                 scope.enter_context(forwarded_signals(self._run))
             return self._copy(streams, detach_keys if console else b"")
@@ -251,4 +253,3 @@ def _handler(signals: set[signal.Signals] | set[int], function: Callable[..., No
     finally:
         for number, old in before.items():
             signal.signal(number, old if old is not None else signal.SIG_DFL)  # type: ignore[arg-type]
-

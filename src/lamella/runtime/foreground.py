@@ -60,4 +60,3 @@ def run_foreground(
     finally:
         runtime.delete(run.name, force=True)
         run.remove()
-

@@ -67,8 +67,7 @@ def _append(source: Path, target: Path, before: int) -> None:
     with open(fd, "wb", buffering=_BLOCK) as sink, source.open("rb") as lines:
         os.ftruncate(sink.fileno(), before)
         sink.seek(before)
-        for record in _whole_lines(_iter_monitor_log(lines, lambda: True)):
-            sink.write(json_line(record))
+        sink.writelines(map(json_line, _whole_lines(_iter_monitor_log(lines, lambda: True))))
     source.unlink()
 
 

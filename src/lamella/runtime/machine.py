@@ -10,9 +10,7 @@ from lamella.runtime.capabilities import available_capabilities
 from lamella.runtime.cgroups import Cgroups, read_cgroups
 
 _INFINITY: Final = 2**64 - 1
-_LIMITS: Final = (
-    "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
-)
+_LIMITS: Final = "as core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack"
 # Numbers of the limits Python's resource module does not name.
 _LOCKS: Final = 10
 
@@ -37,7 +35,7 @@ def read_machine(*, with_devices: bool = False) -> Machine:
     import resource
 
     limits: dict[str, int] = {}
-    for name in _LIMITS:
+    for name in _LIMITS.split():
         number = _LOCKS if name == "locks" else getattr(resource, f"RLIMIT_{name.upper()}", None)
         if number is None:
             continue

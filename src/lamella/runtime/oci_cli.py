@@ -87,7 +87,9 @@ class OCIRuntime:
         """Return the command line of *verb* on something that exists already."""
         return [self.program, *self.global_arguments(), verb, *rest]
 
-    def run_arguments(self, bundle: Path, name: str, *, pid_file: Path | None = None, log: Path | None = None) -> list[str]:
+    def run_arguments(
+        self, bundle: Path, name: str, *, pid_file: Path | None = None, log: Path | None = None
+    ) -> list[str]:
         """Return the command line that runs the bundle in the foreground, with the caller's streams."""
         extra = () if pid_file is None else ("--pid-file", str(pid_file))
         logging = () if log is None else ("--log", str(log))

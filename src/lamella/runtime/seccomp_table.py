@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 #: Allowed whatever the capabilities are.
-ALLOWED: Final = frozenset(
-    """
+_ALLOWED = """
 _llseek _newselect accept accept4 access adjtimex alarm bind brk cachestat capget capset chdir chmod chown
 chown32 clock_adjtime clock_adjtime64 clock_getres clock_getres_time64 clock_gettime clock_gettime64
 clock_nanosleep clock_nanosleep_time64 close close_range connect copy_file_range creat dup dup2 dup3
@@ -47,8 +46,8 @@ timer_create timer_delete timer_getoverrun timer_gettime timer_gettime64 timer_s
 timerfd_create timerfd_gettime timerfd_gettime64 timerfd_settime timerfd_settime64 times tkill truncate
 truncate64 ugetrlimit umask uname unlink unlinkat uretprobe utime utimensat utimensat_time64 utimes vfork
 vmsplice wait4 waitid waitpid write writev
-""".split()
-)
+"""
+ALLOWED: Final = frozenset(_ALLOWED.split())
 
 #: Allowed once the container holds the capability.
 BY_CAPABILITY: Final[dict[str, str]] = {
@@ -96,8 +95,7 @@ ARCHITECTURES: Final[dict[str, tuple[str, ...]]] = {
 
 #: Refused with EPERM.  A call in no list is one that the filter library may not know yet: it gets ENOSYS, so that a
 #: newer C library falls back to the older call instead of reporting a missing right.
-REFUSED: Final = frozenset(
-    """
+_REFUSED = """
 _sysctl acct add_key afs_syscall bdflush bpf chroot clock_settime clock_settime64 create_module delete_module
 fanotify_init finit_module fsconfig fsmount fsopen fspick get_kernel_syms get_mempolicy getpmsg init_module
 io_uring_enter io_uring_register io_uring_setup ioperm iopl kcmp kexec_file_load kexec_load keyctl
@@ -107,8 +105,8 @@ perf_event_open pidfd_getfd pivot_root process_madvise putpmsg query_module quot
 request_key security set_mempolicy set_mempolicy_home_node setdomainname sethostname setns settimeofday sgetmask
 ssetmask stime swapcontext swapoff swapon sysfs syslog tuxcall umount umount2 unshare uselib userfaultfd ustat
 vhangup vm86 vm86old vserver
-""".split()
-)
+"""
+REFUSED: Final = frozenset(_REFUSED.split())
 
 #: clone(2) flags that make a namespace: cgroup, UTS, IPC, user, PID, network, mount.
 NAMESPACE_FLAGS: Final = 0x7E020000

@@ -95,6 +95,8 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True):
     oom_score_adj: int = 0
     ulimits: tuple[tuple[str, int, int], ...] = ()
     sysctls: Mapping[str, str] = {}
+    #: OCI device entries with an ``access`` of their own
+    devices: tuple[Mapping[str, object], ...] = ()
 
 
 class SecurityOptions(msgspec.Struct, frozen=True):
@@ -162,8 +164,9 @@ def build_spec(box: Sandbox, machine: Machine) -> dict[str, object]:
     if machine.cgroups.version:
         linux["cgroupsPath"] = f"{box.cgroup_parent.rstrip('/')}/{box.id}"
         linux["resources"] = _resources(box, machine)
-    if box.privileged and machine.devices:
-        linux["devices"] = [dict(device) for device in machine.devices]
+    devices = [*(machine.devices if box.privileged else ()), *box.devices]
+    if devices:
+        linux["devices"] = [{key: value for key, value in device.items() if key != "access"} for device in devices]
     sysctls = _sysctls(box)
     if sysctls:
         linux["sysctl"] = sysctls
@@ -361,6 +364,9 @@ def _device_rules(box: Sandbox) -> list[dict[str, object]]:
     ]
     rules.append({"allow": True, "type": "c", "major": 136, "access": "rwm"})
     rules.append({"allow": False, "type": "c", "major": 10, "minor": 229, "access": "rwm"})
+    rules += [
+        {"allow": True, **{key: device[key] for key in ("type", "major", "minor", "access")}} for device in box.devices
+    ]
     return rules
 
 
@@ -389,9 +395,7 @@ def _sysctls(box: Sandbox) -> dict[str, str]:
     return {**defaults, **box.sysctls}
 
 
-def _seccomp(
-    box: Sandbox, choice: str, capabilities: tuple[str, ...], machine: Machine
-) -> dict[str, object] | None:
+def _seccomp(box: Sandbox, choice: str, capabilities: tuple[str, ...], machine: Machine) -> dict[str, object] | None:
     if choice == "unconfined" or (box.privileged and choice == "default"):
         return None
     if choice in ("default", "builtin"):

@@ -217,4 +217,3 @@ class ImageDB:
 
 def _image_id(name: str) -> ImageID:
     return ImageID(Digest(f"sha256:{name}"))
-

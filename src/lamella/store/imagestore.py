@@ -97,7 +97,9 @@ class ImageStore:
     def commit(self, tx: Transaction, tags: Mapping[str, ImageID]) -> None:
         """Decide a transaction and set its references: after a kill at any point, all of them are set or none."""
         if tags:
+            tx.flush()
             with self.root.writing():
+                self.tags.check(tags)  # after the decision nothing may be refused any more
                 tx.commit(tags)
                 self.tags.set_many(tags)
         else:

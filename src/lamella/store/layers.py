@@ -213,15 +213,16 @@ class LayerStore:
                         children[layer.parent] = children.get(layer.parent, 0) + 1
             mounted = {item for rw in self._mounts.iter_records() for item in (rw.mount_id, rw.init_id)}
             for candidate in candidates:
-                chain_or_none: ChainID | None = candidate
-                while (chain := chain_or_none) is not None and chain in records:
-                    if chain in pinned or children.get(chain):
-                        break
-                    layer = records.pop(chain)
+                current: ChainID | None = candidate
+                while (
+                    current is not None and current in records and current not in pinned and not children.get(current)
+                ):
+                    layer = records.pop(current)
+                    # Two records of one directory are the work of an enemy: the files go with the last.
                     shared = layer is not None and (owners[layer.cache_id] > 1 or layer.cache_id in mounted)
-                    self._remove(chain, keep_files=shared)
-                    gone.append(chain)
-                    chain_or_none = layer.parent if layer is not None else None
+                    self._remove(current, keep_files=shared)
+                    gone.append(current)
+                    current = None if layer is None else layer.parent
                     if layer is not None:
                         owners[layer.cache_id] -= 1
                         if layer.parent is not None:
@@ -259,7 +260,7 @@ class LayerStore:
         self, chain: ChainID, parent: ChainID | None, tx: Transaction
     ) -> tuple[Layer | None, contextlib.ExitStack | None]:
         """Return a layer that exists, leased to ``tx``, or else the lock under which it is to be made."""
-        if (known := self._lease(chain, tx)) is not None:
+        if (known := self.lease(chain, tx)) is not None:
             return known, None
         if tx.pending and tx.pending[-1].layer.chain_id != parent:
             # Locks are taken parent before child; one outside the line of those held could close a circle.
@@ -269,7 +270,7 @@ class LayerStore:
         lock.enter_context(locked(path))
         lock.callback(path.unlink, missing_ok=True)
         try:
-            known = self._lease(chain, tx)
+            known = self.lease(chain, tx)
         except BaseException:
             lock.close()
             raise
@@ -278,7 +279,7 @@ class LayerStore:
             return known, None
         return None, lock
 
-    def _lease(self, chain: ChainID, tx: Transaction) -> Layer | None:
+    def lease(self, chain: ChainID, tx: Transaction) -> Layer | None:
         """Find a layer, and see that nobody removes it before ``tx`` ends."""
         pending = self._root.find_pending(chain)
         if pending is not None:
@@ -307,9 +308,7 @@ class LayerStore:
                 self._discard(cache_id, write_set)
             raise
 
-    def _enqueue(
-        self, layer: Layer, write_set: Path, tx: Transaction, lock: contextlib.ExitStack | None
-    ) -> Layer:
+    def _enqueue(self, layer: Layer, write_set: Path, tx: Transaction, lock: contextlib.ExitStack | None) -> Layer:
         if lock is None:
             known, lock = self._claim(layer.chain_id, layer.parent, tx)
             if known is not None:

@@ -35,7 +35,7 @@ def reading_from(write: Callable[[BinaryIO], object]) -> Iterator[BinaryIO]:
     thread.start()
     try:
         with open(read_fd, "rb", buffering=0) as stream:
-            yield stream  # type: ignore[misc]
+            yield stream
     except BaseException as error:
         thread.join()
         if failure and not isinstance(failure[0], BrokenPipeError):

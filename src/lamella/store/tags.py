@@ -70,16 +70,14 @@ class Tags:
 
     def set(self, reference: Reference, id: ImageID) -> None:  # noqa: A002  (the vocabulary's word)
         """Point one reference at an image, away from whatever it named; durable on return."""
-        self.set_many({reference.familiar(): id}, check=(reference,))
+        self.set_many({_key(reference): id})
 
-    def set_many(self, references: Mapping[str, ImageID], *, check: Iterable[Reference] = ()) -> None:
+    def set_many(self, references: Mapping[str, ImageID]) -> None:
         """Point familiar references at images by one rename; durable on return.
 
         Raises InvalidArgument for a repository named ``sha256`` or a reference without tag and digest, DataLoss if
         the present file cannot be read.
         """
-        for reference in check:
-            _key(reference)
         wanted = [(key, image, _repository(key)) for key, image in references.items()]
         with self._root.writing():
             repositories = self._load()
@@ -90,6 +88,12 @@ class Tags:
                 entries[key] = image
             if changed or not self._path.exists():
                 self._store(repositories)
+
+    def check(self, references: Iterable[str]) -> None:
+        """Raise what ``set_many`` would raise for these familiar references."""
+        for key in references:
+            _repository(key)
+        self._load()
 
     def remove(self, *references: Reference) -> None:
         """Remove references by one rename; durable on return.  Raises NotFound if one does not exist."""
@@ -108,11 +112,7 @@ class Tags:
         if raw is None:
             return {}
         try:
-            document = decode_document(raw, limit=_LIMIT, what=str(self._path))
-            table = document.get("Repositories") if isinstance(document, dict) else None
-            if not isinstance(table, dict):
-                raise InvalidArgument(f"{self._path}: no object Repositories in it")
-            return {name: _entries(entries, self._path.name) for name, entries in table.items()}
+            return _parse(decode_document(raw, limit=_LIMIT, what=self._path.name))
         except InvalidArgument as error:
             raise DataLoss(
                 f"{self._path} is damaged ({error}); move it away to go on with untagged images, then tag them again"
@@ -132,11 +132,18 @@ def _bytewise(item: tuple[str, object]) -> bytes:
     return item[0].encode("utf-8", "surrogatepass")
 
 
+def _parse(document: object) -> _Repositories:
+    table = document.get("Repositories") if isinstance(document, dict) else None
+    if not isinstance(table, dict):
+        raise InvalidArgument("there is no object Repositories in it")
+    return {name: _entries(entries, name) for name, entries in table.items()}
+
+
 def _entries(entries: object, name: str) -> dict[str, str]:
     if entries is None:
         return {}
     if not isinstance(entries, dict) or not all(isinstance(value, str) for value in entries.values()):
-        raise InvalidArgument(f"{name}: a repository is not an object of strings")
+        raise InvalidArgument(f"repository {name!r:.100} is not an object of strings")
     return entries
 
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""For those who extend lamella: the suites that every implementation of a seam must pass."""

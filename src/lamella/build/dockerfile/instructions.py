@@ -33,7 +33,7 @@ class Pair(NamedTuple):
     name: str
     value: str
 
-    def __str__(self) -> str:
+    def __str__(self) -> str:  # type: ignore[explicit-override]  # override() came with Python 3.12
         return f"{self.name}={self.value}"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from lamella.build.dockerfile.expand import Expander
 from lamella.build.dockerfile.instructions import Heredoc
@@ -72,9 +72,9 @@ class Lexer:
         line = self._lines[self._next]
         self._next += 1
         if len(line) > MAX_LINE:
-            fail(self._next, f"dockerfile line greater than max allowed size of {MAX_LINE}")
+            raise error_at(self._next, f"dockerfile line greater than max allowed size of {MAX_LINE}")
         if "\0" in line:
-            fail(self._next, "the line holds a NUL character")
+            raise error_at(self._next, "the line holds a NUL character")
         return line
 
     def _directive(self, line: str) -> None:
@@ -89,11 +89,11 @@ class Lexer:
             self._directives = None
             return
         if name in self._directives:
-            fail(self._next, f"only one {name} parser directive can be used")
+            raise error_at(self._next, f"only one {name} parser directive can be used")
         self._directives.add(name)
         if name == "escape":
             if value not in ("`", "\\"):
-                fail(self._next, f"invalid escape token '{value}' does not match ` or \\")
+                raise error_at(self._next, f"invalid escape token '{value}' does not match ` or \\")
             self.escape = value
         elif name == "syntax":
             self.syntax = value
@@ -133,7 +133,7 @@ class Lexer:
             try:
                 found = _heredocs_of(text)
             except InvalidArgument as error:
-                fail(number, str(error))
+                raise error_at(number, str(error)) from error
             heredocs = tuple(self._read_heredoc(heredoc, number) for heredoc in found)
         return LogicalLine(number, keyword, flags, rest, text.strip(), heredocs)
 
@@ -146,12 +146,12 @@ class Lexer:
             if possible_end == heredoc.name:
                 return heredoc._replace(content="".join(content))
             content.append(line + "\n")
-        fail(number, "unterminated heredoc")
+        raise error_at(number, "unterminated heredoc")
 
 
-def fail(number: int, message: str) -> NoReturn:
-    """Refuse the Dockerfile for what stands in line `number`."""
-    raise InvalidArgument(f"dockerfile parse error line {number}: {message}")
+def error_at(number: int, message: str) -> InvalidArgument:
+    """Make the error that refuses a Dockerfile for what stands in line `number`."""
+    return InvalidArgument(f"dockerfile parse error line {number}: {message}")
 
 
 def blank_separated(text: str) -> list[str]:

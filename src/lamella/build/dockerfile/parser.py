@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lamella.build.dockerfile import instructions as ast
 from lamella.build.dockerfile.flags import Flags, suggestion
-from lamella.build.dockerfile.lexer import Lexer, LogicalLine, blank_separated, fail, find_heredoc, json_words
+from lamella.build.dockerfile.lexer import Lexer, LogicalLine, blank_separated, error_at, find_heredoc, json_words
 from lamella.build.dockerfile.lexer import split_instruction as split
 from lamella.build.gotext import parse_duration, quoted
 from lamella.errors import InvalidArgument
@@ -28,7 +28,7 @@ def parse_dockerfile(raw: bytes | str) -> ast.Dockerfile:
     for line in lexer.lines():
         count += 1
         if count > MAX_INSTRUCTIONS:
-            fail(line.number, f"more than {MAX_INSTRUCTIONS} instructions")
+            raise error_at(line.number, f"more than {MAX_INSTRUCTIONS} instructions")
         instruction = _parse(line, lexer.escape)
         if isinstance(instruction, ast.From):
             stages.append((instruction, []))
@@ -37,7 +37,9 @@ def parse_dockerfile(raw: bytes | str) -> ast.Dockerfile:
         elif isinstance(instruction, ast.Arg):
             arguments.append(instruction)
         else:
-            fail(line.number, f"no build stage in current context: {line.keyword.upper()} before the first FROM")
+            raise error_at(
+                line.number, f"no build stage in current context: {line.keyword.upper()} before the first FROM"
+            )
     if not count:
         raise InvalidArgument("file with no instructions: the Dockerfile is empty")
     if not stages:
@@ -101,11 +103,11 @@ def _parse(line: LogicalLine, escape: str) -> ast.Command | ast.From:
     reader = _READERS.get(line.keyword.lower())
     if reader is None:
         hint = suggestion(line.keyword, [name.upper() for name in _READERS])
-        fail(line.number, f"unknown instruction: {line.keyword[:100]}{hint}")
+        raise error_at(line.number, f"unknown instruction: {line.keyword[:100]}{hint}")
     try:
         return reader(_Request(line, escape), line.number, line.text)
     except InvalidArgument as error:
-        fail(line.number, str(error))
+        raise error_at(line.number, str(error)) from error
 
 
 def _json_strings(text: str) -> list[str] | None:

@@ -13,6 +13,7 @@ from lamella.errors import InvalidArgument, Unsupported
 
 if TYPE_CHECKING:
     from lamella.cli.context import Context
+    from lamella.engine.builds import BuildEvent
 
 
 def run(context: Context, flags: Values, arguments: list[str]) -> int:
@@ -28,27 +29,49 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
         raise InvalidArgument(f"unable to prepare context: path {source!r} not found or not a directory")
     if source == "-" and sys.stdin.isatty():
         raise InvalidArgument("a Dockerfile or tar is to come on standard input, which is the terminal")
+    name = flags.text("file")
+    dockerfile: Path | bytes | None = sys.stdin.buffer.read() if name == "-" else Path(name) if name else None
+    epoch = context.environment.get("SOURCE_DATE_EPOCH", "")
+    if epoch and not epoch.isdecimal():
+        raise InvalidArgument(f"SOURCE_DATE_EPOCH={epoch} is not a number of seconds since the epoch")
     image = context.store().build(
         sys.stdin.buffer if source == "-" else Path(source),
         tags=tags,
-        dockerfile=flags.text("file") or None,
+        dockerfile=dockerfile,
         build_args=read_build_args(context, flags.many("build-arg")),
         labels=read_pairs(flags.many("label"), ()),
         target=flags.text("target"),
         network=flags.text("network"),
+        platform=flags.text("platform"),
         no_cache=flags.on("no-cache"),
-        keep_failed=not flags.on("rm"),
-        output=None if quiet else context.output.stream,
+        timestamp=int(epoch) if epoch else None,
+        report=None if quiet else _Transcript(context).show,
     )
     if flags.text("iidfile"):
-        Path(flags.text("iidfile")).write_text(image.id)
+        Path(flags.text("iidfile")).write_text(image.id, encoding="ascii")
     if quiet:
         context.output.line(image.id)
-    else:
-        context.output.line(f"Successfully built {image.short_id}")
-        for tag in tags:
-            context.output.line(f"Successfully tagged {tag}")
     return 0
+
+
+class _Transcript:
+    """Shows a build as Docker's classic builder does, line by line, the commands' own output in between."""
+
+    def __init__(self, context: Context) -> None:
+        self._output = context.output
+
+    def show(self, event: BuildEvent) -> None:
+        """Print one event at once: a build is watched."""
+        from lamella.engine.builds import Output
+
+        if isinstance(event, Output):
+            # What a command prints is its own and goes out as it came, like that of `run`.
+            sink = sys.stderr.buffer if event.stream == "stderr" else self._output.stream
+            sink.write(event.data)
+            sink.flush()
+        else:
+            self._output.line(str(event))
+            self._output.flush()
 
 
 def read_build_args(context: Context, texts: list[str]) -> dict[str, str]:
@@ -77,8 +100,9 @@ BUILD = Command(
         Flag("label", "Set metadata for an image", kind="list", many=True),
         Flag("network", "Network of the RUN instructions: host or none", kind="string", default="host"),
         Flag("no-cache", "Do not use cache when building the image"),
+        Flag("platform", "Build for this platform, as os/arch[/variant]", kind="string"),
         Flag("quiet", "Suppress the build output and print image ID on success", short="q"),
-        Flag("rm", "Remove intermediate containers after a successful build", default="true"),
+        Flag("rm", "Remove intermediate containers (they never stay)", default="true", hidden=True),
         Flag("tag", 'Name and optionally a tag in the "name:tag" format', short="t", kind="list", many=True),
         Flag("target", "Set the target build stage to build", kind="string"),
     ),

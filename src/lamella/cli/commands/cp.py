@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamella.cli.command import Command
@@ -39,13 +38,13 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
                 raise InvalidArgument("refusing to write a tar archive to a terminal; redirect it")
             container.copy_out_tar(source, sys.stdout.buffer, follow=follow)
         else:
-            container.copy_out(source, Path(target), archive=archive, follow=follow)
+            container.copy_out(source, target, archive=archive, follow=follow)
         return 0
     container = context.store().container(target_container)
     if source == "-":
         container.copy_in_tar(sys.stdin.buffer, target)
     else:
-        container.copy_in(Path(source), target, archive=archive, follow=follow)
+        container.copy_in(source, target, archive=archive, follow=follow)
     return 0
 
 

@@ -36,7 +36,9 @@ def make_container(
     import os
 
     if options.cid_file and os.path.lexists(options.cid_file):
-        raise AlreadyExists(f"container ID file found, make sure the other container isn't running or delete {options.cid_file}")
+        raise AlreadyExists(
+            f"container ID file found, make sure the other container isn't running or delete {options.cid_file}"
+        )
     store = context.store()
     if store.find_image(image) is None:
         from lamella.model.reference import parse_tagged
@@ -44,7 +46,9 @@ def make_container(
         name = parse_tagged(image).familiar()
         if flags.text("pull") != "never":
             context.warn(f"Unable to find image '{name}' locally")
-        raise NotFound(f"No such image: {name}; bring it in with 'lamella load -i FILE' or 'lamella import FILE {name}'")
+        raise NotFound(
+            f"No such image: {name}; bring it in with 'lamella load -i FILE' or 'lamella import FILE {name}'"
+        )
     container = store.create_container(image, command, options, platform=flags.text("platform"))
     if options.cid_file:
         fd = os.open(options.cid_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)

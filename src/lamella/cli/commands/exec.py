@@ -29,7 +29,6 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
         user=flags.text("user"),
         workdir=flags.text("workdir"),
         privileged=flags.on("privileged"),
-        detach_keys=flags.text("detach-keys"),
     )
 
 
@@ -41,7 +40,7 @@ EXEC = Command(
     completes="container",
     flags=(
         Flag("detach", "Detached mode: run command in the background", short="d"),
-        DETACH_KEYS,
+        DETACH_KEYS._replace(hidden=True),
         Flag("env", "Set environment variables", short="e", kind="list", many=True),
         Flag("env-file", "Read in a file of environment variables", kind="list", many=True),
         Flag("interactive", "Keep STDIN open even if not attached", short="i"),

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lamella.cli.command import Command
+from lamella.cli.common import FORMAT, check_filter_words
 from lamella.cli.flags import Flag, Values
 from lamella.cli.output import Listing, Row, print_listing
 from lamella.cli.times import ago, local_time
-from lamella.cli.common import FORMAT, check_filter_words
 
 if TYPE_CHECKING:
     from lamella.cli.context import Context
@@ -86,7 +86,13 @@ IMAGES = Command(
     flags=(
         Flag("all", "Show all images (default hides intermediate images)", short="a"),
         Flag("digests", "Show digests"),
-        Flag("filter", "Filter output: dangling, label, before, since, until, reference", short="f", kind="filter", many=True),
+        Flag(
+            "filter",
+            "Filter output: dangling, label, before, since, until, reference",
+            short="f",
+            kind="filter",
+            many=True,
+        ),
         FORMAT,
         Flag("no-trunc", "Don't truncate output"),
         Flag("quiet", "Only show image IDs", short="q"),

@@ -20,7 +20,9 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
 
     source = arguments[0]
     if "://" in source:
-        raise Unsupported(f"{source}: lamella does not download; fetch it first, e.g. curl -L {source} | lamella import -")
+        raise Unsupported(
+            f"{source}: lamella does not download; fetch it first, e.g. curl -L {source} | lamella import -"
+        )
     reference = parse_tagged(arguments[1]).familiar() if len(arguments) > 1 else None
     store = context.store()
     with archive_source("" if source == "-" else source, what="tar") as stream, reporting(quiet=False) as report:

@@ -18,11 +18,15 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
     """Print the log, standard output and standard error each to ours."""
     from lamella.model.gojson import format_time
 
-    records = context.store().container(arguments[0]).logs(
-        follow=flags.on("follow"),
-        tail=_tail(flags.text("tail")),
-        since=_moment("since", flags.text("since")),
-        until=_moment("until", flags.text("until")),
+    records = (
+        context.store()
+        .container(arguments[0])
+        .logs(
+            follow=flags.on("follow"),
+            tail=_tail(flags.text("tail")),
+            since=_moment("since", flags.text("since")),
+            until=_moment("until", flags.text("until")),
+        )
     )
     sinks = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
     for record in records:

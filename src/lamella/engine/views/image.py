@@ -105,4 +105,3 @@ def plan_history(
             )
         )
     return steps
-

@@ -1,0 +1,105 @@
+"""Checksums of what COPY and ADD copy, as Docker's classic builder computes them, so that both share a cache.
+
+A file's is the sha256 of the fields of its tar header, names directly followed by values, and its data; no time is
+among them, so that touching a file changes nothing.  A directory's is that of the sorted sums of all below it.
+
+Where Docker's rule is blind, this one differs and the cache is not shared: a symbolic link below a directory counts
+with its own text, not as the file it leads to, and a source that is a link to a file of another name counts its name.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from hashlib import sha256
+
+from lamella.build.context import SourceTree
+
+_KINDS = {
+    stat.S_IFREG: b"0",
+    stat.S_IFLNK: b"2",
+    stat.S_IFCHR: b"3",
+    stat.S_IFBLK: b"4",
+    stat.S_IFDIR: b"5",
+    stat.S_IFIFO: b"6",
+}
+
+
+def source_sum(tree: SourceTree, path: bytes, status: os.stat_result, name: bytes) -> str:
+    """Give ``file:<hex>`` or ``dir:<hex>`` of the source at a clean path that was asked for as `name`."""
+    if not stat.S_ISDIR(status.st_mode):
+        parent, _, last = path.rpartition(b"/")
+        fd = tree.root.open(parent or b".", os.O_PATH | os.O_DIRECTORY)
+        try:
+            digest = entry_sum(tree, path, fd, last, status)
+        finally:
+            os.close(fd)
+        if last != name:
+            digest = sha256(digest.encode() + b"\0" + name).hexdigest()
+        return f"file:{digest}"
+    sums = [
+        os.fsdecode(entry.path) if entry.implied else entry_sum(tree, entry.path, entry.dir_fd, entry.name, entry.stat)
+        for entry in tree.walk(path)
+    ]
+    if path:
+        sums.append(entry_sum(tree, path, -1, b"", status))
+    return joined_sum("dir", sorted(sums))
+
+
+def text_sum(name: bytes, mode: int, content: bytes) -> str:
+    """Give ``file:<hex>`` of a file that stands in the Dockerfile itself."""
+    digest = sha256(_header(name, mode, 0, 0, len(content), b"0", b"", 0))
+    digest.update(content)
+    return f"file:{digest.hexdigest()}"
+
+
+def joined_sum(kind: str, sums: Iterable[str]) -> str:
+    """Give the sum of sums, under a prefix."""
+    joined = ",".join(sums).encode(errors="surrogateescape")
+    return f"{kind}:{sha256(joined).hexdigest()}"
+
+
+def entry_sum(tree: SourceTree, path: bytes, dir_fd: int, name: bytes, status: os.stat_result) -> str:
+    """Give the sum of one file, link or directory."""
+    kind = stat.S_IFMT(status.st_mode)
+    link = b""
+    flag = _KINDS[kind]
+    size = status.st_size if kind == stat.S_IFREG else 0
+    device = status.st_rdev if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0
+    uid, gid = (0, 0) if tree.is_context else (status.st_uid, status.st_gid)
+    if kind == stat.S_IFDIR:
+        path += b"/"
+    elif kind == stat.S_IFLNK:
+        link = os.readlink(name, dir_fd=dir_fd)
+    elif first := tree.first_link(path, status):
+        # Docker's client sends the second name of a file as a hard link, without data.
+        flag, link, size = b"1", first, 0
+    digest = sha256(_header(path, stat.S_IMODE(status.st_mode), uid, gid, size, flag, link, device))
+    if kind == stat.S_IFREG:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+        try:
+            if capability := read_capability(fd):
+                digest.update(b"security.capability" + capability)
+            left = size
+            while left and (piece := os.read(fd, min(left, 1 << 20))):
+                digest.update(piece)
+                left -= len(piece)
+        finally:
+            os.close(fd)
+    return digest.hexdigest()
+
+
+def read_capability(fd: int) -> bytes | None:
+    """Read a file's capabilities, the one extended attribute that is copied."""
+    try:
+        return os.getxattr(fd, "security.capability")
+    except OSError:
+        return None  # none, or a file system without attributes
+
+
+def _header(path: bytes, mode: int, uid: int, gid: int, size: int, flag: bytes, link: bytes, device: int) -> bytes:
+    return (
+        b"name%bmode%duid%dgid%dsize%dtypeflag%blinkname%bunamegnamedevmajor%ddevminor%d"
+        % (path, mode, uid, gid, size, flag, link, os.major(device), os.minor(device))
+    )  # fmt: skip

@@ -1,0 +1,95 @@
+"""Tar archives into directories, as ADD unpacks them and a context on standard input arrives.
+
+Unlike a layer, such an archive has no whiteouts: a member called ``.wh.x`` is a file of that name.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from lamella.build.writer import Metadata, TreeWriter
+from lamella.changeset.compression import iter_decompressed
+from lamella.changeset.entry import Entry, Kind, entry_path
+from lamella.changeset.tario import TarReader, open_tar
+from lamella.errors import DataLoss, InvalidArgument, Unsupported
+from lamella.fs.rooted import Root
+
+_CAPABILITY = b"security.capability"
+
+
+def is_archive(file: BinaryIO) -> bool:
+    """Tell whether a file is a tar archive, compressed or not; the file is left at its start."""
+    try:
+        return _open(file).next_entry() is not None
+    except (InvalidArgument, DataLoss, Unsupported):
+        return False
+    finally:
+        file.seek(0)
+
+
+def unpack(file: BinaryIO, directory: Root) -> None:
+    """Unpack an archive below `directory`; raises InvalidArgument or DataLoss for a bad one."""
+    reader = _open(file)
+    writer = TreeWriter(directory)
+    try:
+        while (entry := reader.next_entry()) is not None:
+            _unpack_entry(entry, reader, writer)
+        writer.finish()
+    finally:
+        writer.close()
+
+
+def _open(file: BinaryIO) -> TarReader:
+    chunks = iter_decompressed(file)
+    return open_tar(lambda: next(chunks, b""))
+
+
+def _unpack_entry(entry: Entry, reader: TarReader, writer: TreeWriter) -> None:
+    path = entry_path(entry.name)
+    if entry.kind is Kind.GLOBAL or not path:
+        return
+    capability = (entry.xattrs or {}).get(_CAPABILITY)
+    metadata = Metadata(entry.mode, entry.uid, entry.gid, max(entry.mtime_ns, 0), capability)
+    if entry.kind is Kind.DIRECTORY:
+        writer.directory(path, metadata)
+    elif entry.kind is Kind.REGULAR:
+        writer.file(path, metadata, _data(entry, reader), entry.real_size)
+    elif entry.kind is Kind.SYMLINK:
+        writer.symlink(path, entry.link, metadata)
+    elif entry.kind is Kind.HARD_LINK:
+        writer.hard_link(path, entry_path(entry.link))
+    elif entry.kind is Kind.FIFO:
+        writer.node(path, stat.S_IFIFO, 0, metadata)
+    else:
+        kind = stat.S_IFCHR if entry.kind is Kind.CHARACTER else stat.S_IFBLK
+        writer.node(path, kind, os.makedev(entry.major, entry.minor), metadata)
+
+
+def _data(entry: Entry, reader: TarReader) -> Iterator[bytes | memoryview]:
+    """Give a member's data, the holes of a sparse one filled with zeros."""
+    if entry.sparse is None:
+        yield from reader.pieces()
+        return
+    pieces = reader.pieces()
+    piece: memoryview = memoryview(b"")
+    position = 0
+    for offset, length in entry.sparse:
+        yield from _zeros(offset - position)
+        left = length
+        while left:
+            if not piece:
+                piece = next(pieces)
+            taken, piece = piece[:left], piece[left:]
+            left -= len(taken)
+            yield taken
+        position = offset + length
+    yield from _zeros(entry.real_size - position)
+
+
+def _zeros(count: int) -> Iterator[bytes]:
+    while count > 0:
+        yield bytes(min(count, 1 << 20))
+        count -= 1 << 20

@@ -1,0 +1,49 @@
+"""Building: the library's keywords into the builder's options, the builder's events to whoever listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from lamella.build.events import BuildEvent, Output, silent
+
+if TYPE_CHECKING:
+    from lamella.engine.images import Image
+    from lamella.engine.store import Store
+
+__all__ = ["BuildEvent", "Output", "build_image"]
+
+
+def build_image(
+    store: Store,
+    context: Path | BinaryIO,
+    *,
+    tags: Sequence[str],
+    dockerfile: Path | bytes | None,
+    build_args: Mapping[str, str],
+    labels: Mapping[str, str],
+    target: str,
+    network: str,
+    platform: str,
+    no_cache: bool,
+    timestamp: int | None,
+    report: Callable[[BuildEvent], None] | None,
+) -> Image:
+    """Build an image; see ``Store.build``."""
+    from lamella.build.executor import build_image as build
+    from lamella.build.request import BuildOptions
+
+    options = BuildOptions(
+        tags=tuple(tags),
+        dockerfile=dockerfile,
+        build_args=dict(build_args),
+        labels=dict(labels),
+        target=target,
+        no_cache=no_cache,
+        network=network,
+        platform=platform,
+        timestamp=timestamp,
+    )
+    result = build(store.site, context, options, report=report or silent)
+    return store.image(result.image_id)

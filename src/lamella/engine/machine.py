@@ -1,0 +1,98 @@
+"""Facts for ``info`` and ``version``: the store's contents, this machine, the tools at hand."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import TYPE_CHECKING
+
+from lamella._version import __version__
+
+if TYPE_CHECKING:
+    from lamella.engine.store import Store
+
+TOOLS = ("crun", "runc", "conmon")
+
+
+def describe_versions() -> dict[str, object]:
+    """Return the versions of lamella, of what it stands on and of the tools it drives."""
+    document: dict[str, object] = {
+        "Version": __version__,
+        "Python": platform.python_version(),
+        "OS/Arch": f"linux/{_architecture()}",
+        "Kernel": os.uname().release,
+    }
+    return document | {tool: tool_version(tool) for tool in TOOLS}
+
+
+def tool_version(name: str) -> str:
+    """Ask a tool for its version; ``not installed`` if there is none."""
+    from lamella.errors import Unavailable
+    from lamella.linux import spawn
+
+    try:
+        path = spawn.find_tool(name, package=name)
+    except Unavailable:
+        return "not installed"
+    done = spawn.run([path, "--version"], env={}, timeout=10)
+    first = done.stdout.decode("utf-8", "replace").partition("\n")[0]
+    return first.removeprefix(f"{name} version ").strip() or "unknown"
+
+
+def describe_store(store: Store) -> dict[str, object]:
+    """Return counts, places and warnings, under Docker's names where it has them."""
+    containers = store.containers(all=True)
+    states = [container.state for container in containers]
+    images = store.images(all=True)
+    layers = {layer.chain_id: layer.size for layer in store.parts.layers.iter_layers()}
+    return {
+        "Containers": len(containers),
+        "ContainersRunning": states.count("running"),
+        "ContainersPaused": states.count("paused"),
+        "ContainersStopped": sum(state not in {"running", "paused"} for state in states),
+        "Images": len(images),
+        "Layers": len(layers),
+        "LayersSize": sum(layers.values()),
+        "Driver": store.driver,
+        "DockerRootDir": str(store.root),
+        "StateDir": str(store.state),
+        "ServerVersion": __version__,
+        "KernelVersion": os.uname().release,
+        "OSType": "linux",
+        "Architecture": os.uname().machine,
+        "NCPU": os.cpu_count() or 1,
+        "DefaultRuntime": _runtime_name(store),
+        "Warnings": [*_warnings(store), *store.problems],
+    }
+
+
+def _runtime_name(store: Store) -> str:
+    from lamella.errors import Unavailable
+
+    try:
+        return store.site.runtime.name
+    except Unavailable:
+        return ""
+
+
+def _warnings(store: Store) -> list[str]:
+    from lamella.errors import Unavailable
+    from lamella.linux import spawn
+    from lamella.store.dockerd import find_dockerd
+
+    found = []
+    for attempt in (lambda: store.site.runtime, lambda: spawn.find_tool("conmon", package="conmon")):
+        try:
+            attempt()
+        except Unavailable as error:
+            found.append(str(error))
+    pid = find_dockerd(store.root)
+    if pid is not None:
+        found.append(f"dockerd{f' (pid {pid})' if pid else ''} is running on this data-root: it can be read only")
+    return found
+
+
+def _architecture() -> str:
+    from lamella.model.platform import host_platform
+
+    return host_platform().architecture

@@ -1,0 +1,93 @@
+"""Images in and out: archives loaded and saved, root file systems imported."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from lamella.engine.store import Loaded
+from lamella.errors import InvalidArgument, NotFound
+from lamella.model.digest import ImageID
+from lamella.model.progress import Reporter
+from lamella.model.reference import Reference, parse_reference, parse_tagged
+
+if TYPE_CHECKING:
+    from lamella.engine.images import Image
+    from lamella.engine.store import Store
+
+
+def load_images(store: Store, source: BinaryIO | Path, report: Reporter) -> list[Loaded]:
+    """Load every image of an archive and look each up as it now is."""
+    from lamella.transports.loading import load
+
+    return [
+        Loaded(store.image(item.id), [reference.familiar() for reference in item.references])
+        for item in load(store.parts, source, report=report)
+    ]
+
+
+def save_images(store: Store, names: Sequence[str], sink: BinaryIO, report: Reporter) -> None:
+    """Write the images that *names* name, each once, with the tags by which they were named."""
+    from lamella.transports.saving import save
+
+    chosen: dict[ImageID, list[Reference]] = {}
+    for name in names:
+        for image, references in plan_save(store, name):
+            known = chosen.setdefault(image, [])
+            known += [reference for reference in references if reference not in known]
+    save(store.parts, list(chosen.items()), sink, report=report)
+
+
+def plan_save(store: Store, name: str) -> list[tuple[ImageID, list[Reference]]]:
+    """Return what *name* stands for in ``save``: an ID one image without tags, a repository all that it tags."""
+    tags = store.parts.tags
+    with contextlib.suppress(InvalidArgument):
+        reference = parse_reference(name)
+        if reference.tag is None and reference.digest is None:
+            found = [
+                (image, [known for known in references if known.repository() == reference and not known.digest])
+                for image, references in tags.by_image().items()
+            ]
+            if found := [(image, references) for image, references in found if references]:
+                return found
+        else:
+            tagged = tags.find(reference)
+            if tagged is not None:
+                return [(tagged, [] if reference.digest else [reference])]
+    try:
+        return [(store.parts.resolve(name), [])]
+    except NotFound:
+        raise NotFound(f"No such image: {name}") from None
+
+
+def import_image(
+    store: Store,
+    source: BinaryIO | Path,
+    reference: str | None,
+    *,
+    changes: Sequence[str],
+    message: str,
+    platform: str,
+    report: Reporter,
+) -> Image:
+    """Make an image of one layer from the tar of a root file system."""
+    from lamella.model.platform import host_platform, parse_platform
+    from lamella.transports.rootfs import import_filesystem
+
+    with contextlib.ExitStack() as scope:
+        if isinstance(source, Path):
+            if source.is_dir():
+                raise InvalidArgument(f"{source} is a directory; pack it: tar -C {source} -c . | lamella import -")
+            source = scope.enter_context(source.open("rb"))
+        image = import_filesystem(
+            store.parts,
+            source,
+            reference=None if reference is None else parse_tagged(reference),
+            changes=changes,
+            message=message,
+            platform=parse_platform(platform) if platform else host_platform(),
+            report=report,
+        )
+    return store.image(image)
