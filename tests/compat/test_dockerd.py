@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile  # an independent reader
 from pathlib import Path
@@ -93,7 +94,12 @@ def both(tmp_path_factory: pytest.TempPathFactory, base_tar: Path) -> Generator[
         docker.run("commit", "writer", "committed:1")
         docker.run("save", "-o", str(place / "docker.tar"), "app:1")
         (context / "Dockerfile").write_text(DOCKERFILE + "RUN echo y > /y\n")
-        seen["build"] = docker.run("build", "--network", "none", "-t", "built-on:1", str(context))
+        # A context tar of plain modes, as current clients send it; Debian's client adds type bits, and so misses COPY.
+        sent = io.BytesIO()
+        with tarfile.open(fileobj=sent, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for name in ("Dockerfile", "hello"):
+                tar.add(context / name, name)
+        seen["build"] = docker.run("build", "--network", "none", "-t", "built-on:1", "-", stdin=sent.getvalue())
         seen["rm"] = docker.run("rm", "made-by-lamella")
         left = {
             "images": docker.run("images", "-a", "-q", "--no-trunc").splitlines(),

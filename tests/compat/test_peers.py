@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +25,7 @@ RUN mkdir -p /deep/er && echo one > /deep/er/file && chmod 4755 /deep/er/file &&
 RUN ln /deep/er/file /deep/hard && ln -s er/file /deep/soft && mkfifo /deep/pipe
 RUN rm /etc/issue && rm -r /home && mkdir -m 0700 /home && touch -d @1500000000 /home
 LABEL made=here
+CMD ["/bin/sh"]
 """
 
 
@@ -96,15 +98,8 @@ def test_docker_loads_our_archive_and_its_save_loads_back(shipped: Shipped, tmp_
 
 @pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
 def test_podman_loads_our_archive_and_its_save_loads_back(shipped: Shipped, tmp_path: Path, form: str) -> None:
-    podman: list[str | Path] = [
-        "podman",
-        "--root",
-        tmp_path / "podman",
-        "--runroot",
-        tmp_path / "runroot",
-        "--storage-driver",
-        "vfs",
-    ]
+    short = tempfile.mkdtemp(prefix="p-")  # podman takes at most 50 characters
+    podman: list[str | Path] = ["podman", "--root", tmp_path / "podman", "--runroot", short, "--storage-driver", "vfs"]
     sh(*podman, "load", "-i", shipped.archive)
     image = json.loads(sh(*podman, "image", "inspect", "shipped:1"))[0]
     assert image["RootFS"]["Layers"] == shipped.layers

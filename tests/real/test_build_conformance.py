@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from lamella.errors import LamellaError
 from tests.support.building import OLD, Builder, import_base, write_context
 from tests.support.dockerd import Dockerd
 from tests.support.rootfs import pack
@@ -200,7 +203,6 @@ def archive(directory: Path, compress: bool) -> bytes:
         (source / "run").write_text("x")
         (source / "run").chmod(0o4755)
         (source / "link").symlink_to("/etc/issue")
-        (source / ".wh.x").write_text("no whiteout")
     command = ["tar", "--mtime=@1600000000", "--owner=12", "--group=13", "-C", str(source), "-cf", "-", "."]
     plain = subprocess.run(command, check=True, capture_output=True).stdout
     if not compress:
@@ -238,7 +240,10 @@ def build_with_lamella(builder: Builder, name: str, context: Path) -> Outcome | 
         "labels": dict(value.split("=", 1) for flag, value in pairs if flag == "--label"),
         "target": next((value for flag, value in pairs if flag == "--target"), ""),
     }
-    image = builder.build(context, **options).image_id
+    try:
+        image = builder.build(context, **options).image_id
+    except LamellaError as error:
+        return str(error)
     config = json.loads(builder.store.images.get(image).raw)
     layers = builder.layers(image) if config["rootfs"].get("diff_ids") else []
     return Outcome(comparable(config), settled(layers))
@@ -255,11 +260,12 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory, busybox_rootfs: Path) -> 
     shutil.copytree(place / "lamella", place / "docker", symlinks=True)
     found: dict[str, list[Any]] = {}
     with Dockerd(place / "docker") as docker:
-        for name in CASES:
-            context = context_of(name, place)
-            found[name] = [build_with_docker(docker, place / "docker", name, context), context]
-    for name, pair in found.items():
-        pair[1] = build_with_lamella(builder, name, pair[1])
+        contexts = {name: context_of(name, place) for name in CASES}
+        with ThreadPoolExecutor(6) as pool:
+            built = pool.map(partial(build_with_docker, docker, place / "docker"), contexts, contexts.values())
+            theirs = list(built)
+    for (name, context), outcome in zip(contexts.items(), theirs, strict=True):
+        found[name] = [outcome, build_with_lamella(builder, name, context)]
     yield found
 
 
@@ -267,6 +273,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory, busybox_rootfs: Path) -> 
 def test_both_build_the_same_image(name: str, outcomes: dict[str, list[Any]]) -> None:
     docker, lamella = outcomes[name]
     assert not isinstance(docker, str), docker
+    assert not isinstance(lamella, str), lamella
     assert lamella.config == docker.config
     assert len(lamella.layers) == len(docker.layers)
     for ours, theirs in zip(lamella.layers, docker.layers, strict=True):

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lamella.drivers import naive
@@ -87,6 +87,7 @@ def play(root: Path, script: list[Step]) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(below=st.lists(steps, min_size=0, max_size=3), above=steps)
+@example(below=[[("file", "a/a/b", 0)]], above=[("file", "a", 0), ("file", "a/a/a", 0)])
 def test_the_fast_way_and_the_plain_way_agree(below: list[list[Step]], above: list[Step]) -> None:
     root = Path(tempfile.mkdtemp(prefix="lamella-changes-"))
     try:

@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 
 from lamella.container.sandbox import check_supported, read_seccomp_profile
-from lamella.container.users import resolve_user
 from lamella.container.volumes import Planned, Volumes, fill_volumes, make_mount_points, plan_mounts
 from lamella.errors import Conflict, InvalidArgument, PermissionDenied
 from lamella.fs.atomic import sync_filesystem
@@ -59,7 +58,7 @@ def create_container(
     with store.root.transaction("create", ids=1) as tx:
         layer = store.rwlayers.create(container, image.top, tx=tx, init=_fill_init_layer, sync=False)
         table = make_mount_points(planned, volumes)
-        _prepare(store, layer, merged, host, planned, table, volumes)
+        _prepare(store, layer, merged, planned, table, volumes)
         record = _new_record(store, image, container, name, merged, host, table)
         if durable:
             sync_filesystem(store.root.path)
@@ -104,19 +103,15 @@ def _prepare(
     store: ImageStore,
     layer: RWLayer,
     settings: ContainerSettings,
-    host: HostConfig,
     planned: list[Planned],
     table: dict[str, object],
     volumes: Volumes,
 ) -> None:
-    """Do what needs the container's file system: volumes are filled, the working directory is made, names looked up."""
-    named = not settings.user.partition(":")[0].isdecimal() or host.group_add or ":" in settings.user
+    """Do what needs the container's file system: volumes are filled, the working directory is made."""
     fill = any(one.kind == "volume" and one.copy for one in planned)
-    if not (fill or settings.working_dir or (settings.user and named)):
+    if not (fill or settings.working_dir):
         return
     with store.rwlayers.mounted(layer) as merged, Root(merged) as root:
-        if settings.user:
-            resolve_user(root, settings.user, host.group_add)
         if settings.working_dir:
             path = clean_directory(settings.working_dir)
             try:

@@ -13,8 +13,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lamella.container.site import Site
-from lamella.container.status import recorded_state
 from lamella.container.state import State
+from lamella.container.status import recorded_state
 from lamella.container.volumes import Volumes, runtime_mounts
 from lamella.errors import Conflict
 from lamella.fs.rooted import Root

@@ -227,7 +227,8 @@ def settings_document(settings: ContainerSettings, *, sparse: bool = False) -> d
         elif key == "Labels":
             document[key] = dict(sorted(value.items()))
         elif isinstance(value, Healthcheck):
-            document[key] = msgspec.to_builtins(value)
+            fields = msgspec.to_builtins(value)
+            document[key] = {**fields, "Test": list(value.test)} if value.test else fields
         else:
             document[key] = list(value) if isinstance(value, tuple) else value
     return document

@@ -11,6 +11,7 @@
       <driver>/                        layer directories                    (drivers)
       lamella/                         lamella's own; dockerd ignores it, and all of it may be deleted at rest
         lock                           the store lock
+        unclean                        a change of records began and did not end well
         tx/<id>.json                   intent records, locked by their owners (transactions)
         locks/<chain>                  one layer being made: the second process waits
         mounts/                        who holds which mount                (drivers)
@@ -44,8 +45,8 @@ from lamella.store.transactions import Intent, Transaction
 class Recovery(Protocol):
     """What undoes and finishes the work of the dead."""
 
-    def recover(self) -> None:
-        """See to every dead transaction and unfinished removal."""
+    def recover(self, *, thorough: bool) -> None:
+        """See to every dead transaction and unfinished removal; ``thorough`` if a writer died holding the lock."""
 
     def undo(self, intent: Intent) -> None:
         """Take one transaction back, or forward if it was decided."""
@@ -71,6 +72,7 @@ class DataRoot:
         self.wip_dir = self.lamella_dir / "wip"
         self.locks_dir = self.lamella_dir / "locks"
         self.transactions: list[Transaction] = []
+        self._marker = self.lamella_dir / "unclean"
         self._guard = RLock()
         self._writing = 0
         self._reading = 0
@@ -138,10 +140,12 @@ class DataRoot:
                 try:
                     if not self._ready:
                         self._make_layout()
-                        self._ready = True
                         if self.recovery is not None:
-                            self.recovery.recover()
+                            self.recovery.recover(thorough=self._marker.exists())
+                        self._ready = True
+                    os.close(os.open(self._marker, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
                     yield
+                    self._marker.unlink(missing_ok=True)
                 finally:
                     self._writing -= 1
         self._run_afterwards()

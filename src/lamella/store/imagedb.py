@@ -82,6 +82,10 @@ class ImageDB:
         except NotFound:
             return None
 
+    def exists(self, id: ImageID) -> bool:  # noqa: A002  (the vocabulary's word)
+        """Tell whether there is a config of this name, sound or not."""
+        return os.path.lexists(self.content / hex_of(id))
+
     def iter_ids(self) -> Iterator[ImageID]:
         """Yield the ID of every config, sound or not."""
         for name in list_names(self.content):

@@ -107,7 +107,16 @@ class ImageStore:
 
     def delete_image(self, id: ImageID) -> list[ChainID]:  # noqa: A002  (the vocabulary's word)
         """Remove an image's config and the layers that nothing else needs; return what layers went, top first."""
-        with self.root.writing():
-            image = self.images.get(id)
+        with self.root.writing(), self.root.transaction("delete", ids=0) as tx:
+            for chain in self._chains_of(id):
+                tx.note("chain", chain)
+            tx.note("delete", id)
+            tx.sync()  # from here on a writer that comes after a crash goes on with it
             self.images.remove(id)
-            return self.layers.release_unused(reversed(image.chains))
+            return self.layers.release_unused(reversed(tx.intent.chains), but=tx.id)
+
+    def _chains_of(self, id: ImageID) -> list[ChainID]:  # noqa: A002  (the vocabulary's word)
+        try:
+            return self.images.get(id).chains
+        except DataLoss:
+            return []  # a damaged config does not say: its layers stay

@@ -25,7 +25,10 @@ from lamella.store.smallfiles import list_names
 from lamella.store.tags import Tags
 from lamella.store.transactions import Intent, iter_dead
 
-_DRAFT = re.compile(r"\.tmp-(repositories\.json|[0-9a-f]{64})[0-9]+", re.ASCII)
+_DRAFT = re.compile(
+    r"\.tmp-(repositories\.json|[0-9a-f]{64}|parent|lastUpdated|builtLocally|config\.v2\.json|hostconfig\.json)[0-9]+",
+    re.ASCII,
+)
 
 
 class StoreRecovery:
@@ -47,8 +50,11 @@ class StoreRecovery:
         self._tags = tags
         self._containers = containers
 
-    def recover(self) -> None:
-        """See to every dead transaction, unfinished removal, draft and stale mount; the store lock is held."""
+    def recover(self, *, thorough: bool) -> None:
+        """See to every dead transaction, unfinished removal, draft and stale mount; the store lock is held.
+
+        Drafts in the many small directories of images and containers are looked for only if ``thorough``.
+        """
         self._root.driver.sweep_mounts()
         for path, intent in iter_dead(self._root.tx_dir):
             with self._reported(f"undoing {intent.kind} {path.name}"):
@@ -56,7 +62,11 @@ class StoreRecovery:
                 path.unlink(missing_ok=True)
         for record in list(self._layers.db.iter_removing()):
             self._root.afterwards(partial(self._finish_removal, record))
-        for directory in (self._root.image_dir, self._images.content):
+        places = [self._root.image_dir, self._images.content]
+        if thorough:
+            for parent in (self._images.metadata, self._containers.directory):
+                places += [parent / name for name in list_names(parent) if not (parent / name).is_symlink()]
+        for directory in places:
             for name in list_names(directory):
                 if _DRAFT.fullmatch(name):
                     (directory / name).unlink(missing_ok=True)
@@ -73,6 +83,9 @@ class StoreRecovery:
             self._tags.set_many(intent.tags)
             self._remove_spares(intent)
             return
+        for image in intent.deletions:
+            if self._images.exists(image) and image not in set(self._tags.read().values()):
+                self._images.remove(image)
         with contextlib.suppress(LamellaError):  # unreadable references: keep the images, they do no harm
             self._remove_images(intent)
         for container in intent.containers:

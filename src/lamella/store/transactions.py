@@ -52,6 +52,7 @@ class Intent:
         self.leases: list[ChainID] = []
         self.containers: list[ContainerID] = []
         self.images: list[ImageID] = []
+        self.deletions: list[ImageID] = []
         self.tags: dict[str, ImageID] | None = None
 
     def take(self, line: Mapping[str, object]) -> None:
@@ -70,6 +71,8 @@ class Intent:
             self.containers.append(ContainerID(container))
         if isinstance(image := line.get("image"), str):
             self.images.append(ImageID(image))  # type: ignore[arg-type]
+        if isinstance(deletion := line.get("delete"), str):
+            self.deletions.append(ImageID(deletion))  # type: ignore[arg-type]
         if isinstance(tags := line.get("commit"), dict):
             self.tags = {str(key): ImageID(value) for key, value in tags.items() if isinstance(value, str)}  # type: ignore[arg-type]
 
@@ -91,7 +94,7 @@ class Transaction:
     """One operation in progress; made by ``DataRoot.transaction`` and valid inside its scope."""
 
     def __init__(self, directory: Path, kind: str, *, ids: int = _POOL) -> None:
-        """Write the record durably; the caller holds the store lock, so that nobody takes it for a dead one."""
+        """Write the record, durably if there are ids in it; the caller holds the store lock, so that nobody takes it for a dead one."""
         self.id = secrets.token_hex(16)
         self.path = directory / f"{self.id}.json"
         self.intent = Intent(kind, self.id)
@@ -101,7 +104,7 @@ class Transaction:
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX)
-            self._refill(max(ids, 1), {"kind": kind, "pid": os.getpid(), "boot": _boot_id()})
+            self._refill(ids, {"kind": kind, "pid": os.getpid(), "boot": _boot_id()})
         except BaseException:
             os.close(self._fd)
             self.path.unlink(missing_ok=True)
@@ -152,7 +155,8 @@ class Transaction:
     def _refill(self, count: int, line: dict[str, object]) -> None:
         fresh = [new_cache_id() for _ in range(count)]
         self._write({**line, "ids": fresh})
-        self.sync()
+        if fresh:
+            self.sync()
         self.intent.ids += fresh
         self._unused = fresh[::-1]
 

@@ -194,6 +194,23 @@ class DriverContract:
             with driver.mounted_read_only(layer) as view:
                 assert (view / "etc" / "hosts").read_text() == "live"
 
+    def test_a_view_and_a_mount_come_and_go_in_any_order(self, driver: Driver) -> None:
+        """Looking at a container neither keeps it from starting nor from stopping and starting again."""
+        layer = new_cache_id()
+        driver.create_read_write(layer, make_layer(driver, None, base))
+        with driver.mounted_read_only(layer) as view:
+            with driver.mounted(layer) as root:
+                write(root / "started")
+            assert (view / "etc" / "hosts").exists()
+        path = driver.mount(layer, "container")
+        with driver.mounted_read_only(layer) as view:
+            driver.unmount(layer, "container")
+            assert (view / "started").exists()
+            assert driver.mount(layer, "container") == path
+            write(path / "again")
+        assert (path / "again").exists()
+        driver.unmount(layer, "container")
+
     def test_mounts_nest_and_holders_are_counted(self, driver: Driver) -> None:
         """The mount goes with the last of them; releasing twice is harmless."""
         layer = new_cache_id()

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from lamella.model.documents import CONFIG_LIMIT, decode_object
 from lamella.model.gojson import ZERO_TIME
 from lamella.model.imageconfig import ContainerSettings, History, settings_document
 from lamella.model.reference import Reference
 from lamella.store.imagedb import StoredImage
 
 MISSING = "<missing>"
+_TELLING_EMPTY = ("Env", "Labels", "OnBuild", "Volumes")
 
 
 class ImageFacts(NamedTuple):
@@ -32,6 +34,7 @@ def split_references(references: Sequence[Reference]) -> tuple[list[str], list[s
 def image_document(image: StoredImage, facts: ImageFacts) -> dict[str, object]:
     """Build the document that ``inspect`` prints for *image*."""
     config = image.config
+    raw = decode_object(image.raw, limit=CONFIG_LIMIT, what=f"config of {image.id}")
     tags, digests = split_references(facts.references)
     document: dict[str, object] = {
         "Id": image.id,
@@ -41,10 +44,10 @@ def image_document(image: StoredImage, facts: ImageFacts) -> dict[str, object]:
         "Comment": config.comment,
         "Created": config.created or ZERO_TIME,
         "Container": config.container,
-        "ContainerConfig": settings_document(config.container_config or ContainerSettings()),
+        "ContainerConfig": _settings(config.container_config or ContainerSettings(), raw.get("container_config")),
         "DockerVersion": config.docker_version,
         "Author": config.author,
-        "Config": settings_document(config.config),
+        "Config": _settings(config.config, raw.get("config")),
         "Architecture": config.architecture,
     }
     if config.variant:
@@ -59,6 +62,14 @@ def image_document(image: StoredImage, facts: ImageFacts) -> dict[str, object]:
         "RootFS": {"Type": "layers", **({"Layers": list(config.diff_ids)} if config.diff_ids else {})},
         "Metadata": {"LastTagTime": image.last_updated or ZERO_TIME},
     }
+    return document
+
+
+def _settings(settings: ContainerSettings, raw: object) -> dict[str, object]:
+    """Return Docker's ``Config`` object; where the config says empty rather than nothing, Docker says so too."""
+    document = settings_document(settings)
+    if isinstance(raw, dict):
+        document |= {key: raw[key] for key in _TELLING_EMPTY if key in raw and raw[key] in ({}, [])}
     return document
 
 
