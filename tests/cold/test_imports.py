@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-NEVER = frozenset({"asyncio", "ssl", "http", "tarfile", "importlib.metadata", "logging", "argparse", "shtab", "unittest"})
+NEVER = frozenset(
+    {"asyncio", "ssl", "http", "tarfile", "importlib.metadata", "logging", "argparse", "shtab", "unittest"}
+)
 NOT_TO_READ = NEVER | {"rich", "subprocess", "zstandard", "isal", "dataclasses", "socket", "tempfile", "urllib.request"}
 NOTHING_OF_OURS = NOT_TO_READ | {"msgspec", "json", "hashlib", "ctypes", "lamella.store", "lamella.engine"}
 
@@ -71,7 +73,9 @@ def test_reading_commands_load_no_heavy_module(store: Path, arguments: list[str]
     assert not loaded_by("--root", str(store), *arguments) & NOT_TO_READ
 
 
-@pytest.mark.parametrize("arguments", [["tag", "base:1", "base:2"], ["save", "-o", "/dev/null", "base:1"], ["run", "--rm", "base:1", "true"]])
+@pytest.mark.parametrize(
+    "arguments", [["tag", "base:1", "base:2"], ["save", "-o", "/dev/null", "base:1"], ["run", "--rm", "base:1", "true"]]
+)
 def test_no_command_loads_a_network_or_an_event_loop(store: Path, arguments: list[str]) -> None:
     assert not loaded_by("--root", str(store), *arguments) & (NEVER | {"rich"})
 

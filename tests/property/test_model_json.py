@@ -4,7 +4,7 @@ from __future__ import annotations
 import contextlib
 import json
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamella.errors import InvalidArgument
@@ -21,6 +21,7 @@ documents = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(documents)
 def test_what_is_encoded_is_decoded_alike(document: object) -> None:
     raw = encode(document)
@@ -33,11 +34,13 @@ def test_what_is_encoded_is_decoded_alike(document: object) -> None:
         assert "number" in str(error)  # a long float: in bounds to write, not to read
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_can_be_encoded(text: str) -> None:
     assert isinstance(json.loads(encode(text)), str)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_bytes_are_decoded_or_refused(raw: bytes) -> None:
     try:
@@ -46,11 +49,13 @@ def test_bytes_are_decoded_or_refused(raw: bytes) -> None:
         assert str(error).startswith("x: ")
 
 
+@settings(deadline=None)
 @given(st.integers(-62167219200 * 10**9, 253402300799 * 10**9 + 999999999))
 def test_times_come_back(nanoseconds: int) -> None:
     assert parse_time(format_time(nanoseconds)) == nanoseconds
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="0123456789-:TZ.+", max_size=40))
 def test_any_text_is_a_time_or_refused(text: str) -> None:
     with contextlib.suppress(InvalidArgument):
@@ -71,6 +76,7 @@ loose = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(keys, loose))
 def test_settings_are_read_and_come_back_or_are_refused(document: dict[str, object]) -> None:
     try:
@@ -97,6 +103,7 @@ histories = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(top, st.one_of(documents, st.just({}), st.lists(histories, max_size=3))))
 def test_image_configs_are_read_or_refused(document: dict[str, object]) -> None:
     try:

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import re
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamella.errors import InvalidArgument
@@ -23,11 +23,13 @@ references = st.builds(
 ).filter(lambda reference: not (reference.domain == "docker.io" and "/" not in reference.path))
 
 
+@settings(deadline=None)
 @given(references)
 def test_what_is_written_is_read_back(reference: Reference) -> None:
     assert parse_reference(str(reference)) == reference
 
 
+@settings(deadline=None)
 @given(references)
 def test_the_familiar_form_names_the_same(reference: Reference) -> None:
     first = reference.path.partition("/")[0]
@@ -40,6 +42,7 @@ def test_the_familiar_form_names_the_same(reference: Reference) -> None:
     assert again == (reference._replace(tag=None) if reference.digest else reference)
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.text(alphabet="aA0.:/@_-[]é ", max_size=30)))
 def test_any_text_is_either_a_stable_reference_or_refused(text: str) -> None:
     try:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamella.errors import InvalidArgument
@@ -43,6 +43,7 @@ expressions = st.recursive(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.lists(pieces).map("".join), st.lists(pieces).map(" ".join)))
 def test_templates_render_or_are_refused(template: str) -> None:
     try:
@@ -51,6 +52,7 @@ def test_templates_render_or_are_refused(template: str) -> None:
         assert str(error).startswith("template parsing error: template: ")
 
 
+@settings(deadline=None)
 @given(
     expressions,
     st.sampled_from(["{{%s}}", "{{range %s}}{{.}}{{else}}x{{end}}", "{{with %s}}{{.}}{{end}}", "{{%s | json}}"]),
@@ -62,6 +64,7 @@ def test_expressions_evaluate_or_are_refused(expression: str, frame: str) -> Non
         assert str(error).startswith("template parsing error: template: ")
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.lists(st.sampled_from("%d%s%v%q%x%5%.%*%[1]-+# 0eEfFgGtTUcob"), max_size=12).map("".join)),
        st.lists(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers()),
                           st.dictionaries(st.text(), st.integers())), max_size=4))  # fmt: skip
@@ -69,6 +72,7 @@ def test_printf_always_prints(template: str, values: list[object]) -> None:
     assert isinstance(sprintf(template, values), str)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 def test_literals_come_back(text: str) -> None:
     assert unquote(quote(text)[1:-1]) == text
@@ -95,6 +99,7 @@ arguments = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(instructions, arguments)
 def test_changes_apply_or_are_refused(instruction: str, argument: str) -> None:
     try:
@@ -105,23 +110,27 @@ def test_changes_apply_or_are_refused(instruction: str, argument: str) -> None:
         assert isinstance(changed, ContainerSettings)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab \t", max_size=20))
 def test_plain_words_are_split_at_blanks(text: str) -> None:
     assert split_words(text) == text.split()
     assert expand_word(text, {}) == text
 
 
+@settings(deadline=None)
 @given(st.integers(-(2**63) + 1, 2**63 - 1))
 def test_durations_come_back(nanoseconds: int) -> None:
     assert parse_duration(format_duration(nanoseconds)) == nanoseconds
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**63), st.floats(-1e12, 1e12))
 def test_amounts_always_print(size: int, seconds: float) -> None:
     assert human_size(size)[-1] == "B"
     assert human_duration(seconds)
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.text(alphabet="0123456789.kmgtiIbB ", max_size=20)))
 @pytest.mark.parametrize("parse", [parse_size, parse_duration, parse_platform])
 def test_amounts_are_read_or_refused(parse: Callable[[str], object], text: str) -> None:

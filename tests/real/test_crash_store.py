@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lamella.linux import libc
 from lamella.model.digest import ImageID
 from lamella.model.ids import ContainerID
 from lamella.model.reference import parse_tagged
@@ -124,18 +123,23 @@ OPERATIONS: list[tuple[Operation, int]] = [
 
 
 @pytest.fixture
-def archives(tmp_path: Path) -> Path:
-    docker20(tmp_path / "old.tar", OLD)
-    docker20(tmp_path / "new.tar", NEW, compress=packed_gzip)
-    docker20(tmp_path / "two.tar", image([NEXT]), image([NEXT, TOP], "two:1"))
-    return tmp_path
+def archives(tmp_path: Path) -> Generator[Path]:
+    """A memory file system with archives in it: hundreds of data-roots are made and thrown away here."""
+    place = tmp_path / "memory"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", place], check=True)
+    try:
+        docker20(place / "old.tar", OLD)
+        docker20(place / "new.tar", NEW, compress=packed_gzip)
+        docker20(place / "two.tar", image([NEXT]), image([NEXT, TOP], "two:1"))
+        yield place
+    finally:
+        subprocess.run(["umount", "--recursive", place], check=True)
 
 
-@pytest.fixture(autouse=True)
-def _unsynced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the syncs out: death, unlike a power cut, loses nothing, and they are most of the time."""
-    for owner, name in ((os, "fsync"), (os, "fdatasync"), (libc, "syncfs")):
-        monkeypatch.setattr(owner, name, lambda fd: None)
+@pytest.fixture
+def store_root(archives: Path) -> Path:
+    return archives / "data-root"
 
 
 def copied(source: Path, target: Path) -> None:

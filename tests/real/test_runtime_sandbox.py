@@ -28,6 +28,8 @@ def call(number, *args):
     return libc.syscall(number, *args), ctypes.get_errno()
 def attempt(number, *args):
     result, error = call(number, *args)
+    if number == 56 and result == 0:
+        os._exit(0)
     return error if result < 0 else 0
 answers = {
     "unshare": attempt(272, 0x20000),
@@ -52,8 +54,8 @@ answers = {
     "sethostname": attempt(170, b"x", 1),
     "settimeofday": attempt(164, None, None),
     "chroot": attempt(161, b"/"),
-    "ptrace_self": attempt(101, 0, 0, None, None),
-    "personality_query": attempt(135, 0xffffffff),
+    "ptrace_nobody": attempt(101, 16, 4194303, None, None),
+    "personality_query": attempt(135, ctypes.c_ulong(0xffffffff)),
     "personality_odd": attempt(135, 0x0400000),
 }
 def family(number):
@@ -83,7 +85,7 @@ def writable(path):
 answers["readonly"] = {p: writable(p) for p in ("/proc/sysrq-trigger", "/proc/sys/kernel/core_pattern", "/sys/kernel/uevent_helper") if os.path.exists(p)}
 answers["dev"] = sorted(os.listdir("/dev"))
 answers["hostname"] = socket.gethostname()
-answers["env"] = dict(os.environ)
+answers["env"] = dict(item.split("=", 1) for item in open("/proc/self/environ").read().split("\0") if item)
 answers["mounts"] = [line.split()[:3] + [line.split()[3]] for line in open("/proc/self/mounts")]
 answers["cgroup"] = open("/proc/self/cgroup").read()
 answers["umask"] = os.umask(0)
@@ -129,7 +131,8 @@ def test_a_plain_container_has_dockers_rights_and_no_more(yard: Yard) -> None:
     assert {name: found[name] for name in refused} == dict.fromkeys(refused, 1)
     # ENOSYS, so that a C library falls back: to clone, or to an older call.
     assert (found["clone3"], found["unknown"], found["personality_odd"]) == (38, 38, 38)
-    assert (found["chroot"], found["ptrace_self"], found["personality_query"]) == (0, 0, 0)
+    # ESRCH: the call is open, there is only nobody to trace.
+    assert (found["chroot"], found["ptrace_nobody"], found["personality_query"]) == (0, 3, 0)
     assert found["socket"] == {"1": 0, "2": 0, "16": 0, "38": 1, "40": 1}
 
 

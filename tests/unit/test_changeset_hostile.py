@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def swap(block: bytes, outside: bytes) -> bytes:
 
 
 @pytest.fixture
-def place() -> Path:
+def place() -> Iterator[Path]:
     """A short path, so that it fits into a tar header."""
     import tempfile
 

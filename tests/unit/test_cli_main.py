@@ -15,10 +15,7 @@ from lamella.cli.table import COMMON, NOUNS, TABLE, Entry, find_entry
 from lamella.cli.usage import flag_lines, wrap
 
 COMMANDS = sorted(TABLE)
-REQUIRED = (
-    "build run create start exec stop kill wait logs ps rm inspect diff commit cp export import load save tag rmi images "
-    "history attach rename info version completion layers"
-).split()
+REQUIRED = ["build", "run", "create", "start", "exec", "stop", "kill", "wait", "logs", "ps", "rm", "inspect", "diff", "commit", "cp", "export", "import", "load", "save", "tag", "rmi", "images", "history", "attach", "rename", "info", "version", "completion", "layers"]
 
 
 def every_error() -> list[type[errors.LamellaError]]:
@@ -58,7 +55,9 @@ def test_an_error_is_one_line() -> None:
     error = errors.NotFound("No such image: x")
     error.add_note("applying layer 3\nof 7")
     assert describe(error) == "No such image: x; applying layer 3 of 7"
-    assert describe(FileNotFoundError(errno.ENOENT, "No such file or directory", "/a")) == "/a: no such file or directory"
+    assert (
+        describe(FileNotFoundError(errno.ENOENT, "No such file or directory", "/a")) == "/a: no such file or directory"
+    )
     assert "image prune" in describe(OSError(errno.ENOSPC, "No space left on device", b"/x"))
 
 
@@ -113,13 +112,21 @@ def test_aliases_lead_to_the_same_command() -> None:
         (["run", "-Z", "x"], 125, "unknown shorthand flag: 'Z' in -Z\nSee 'lamella run --help'.\n"),
         (["rmi"], 1, "lamella: 'lamella rmi' requires at least 1 argument\nSee 'lamella rmi --help'.\n"),
         (["tag", "a"], 1, "lamella: 'lamella tag' requires 2 arguments\nSee 'lamella tag --help'.\n"),
-        (["images", "a", "b"], 1, "lamella: 'lamella images' requires at most 1 argument\nSee 'lamella images --help'.\n"),
+        (
+            ["images", "a", "b"],
+            1,
+            "lamella: 'lamella images' requires at most 1 argument\nSee 'lamella images --help'.\n",
+        ),
         (["ps", "a"], 1, "lamella: 'lamella ps' accepts no arguments\nSee 'lamella ps --help'.\n"),
         (["imagse"], 1, "lamella: unknown command: lamella imagse (did you mean 'images'?)\nSee 'lamella --help'.\n"),
         (["image", "zzz"], 1, "lamella: unknown command: lamella image zzz\nSee 'lamella image --help'.\n"),
         (["--nothing"], 125, "unknown flag: --nothing\nSee 'lamella --help'.\n"),
         (["help", "zzz"], 1, "unknown help topic: zzz\nSee 'lamella --help'.\n"),
-        (["inspect", "--type", "moon", "x"], 1, 'lamella: "moon" is not a valid value for --type; it may be image or container\n'),
+        (
+            ["inspect", "--type", "moon", "x"],
+            1,
+            'lamella: "moon" is not a valid value for --type; it may be image or container\n',
+        ),
         (["build", "-t", "a:0,1", "."], 1, "lamella: invalid reference format\n"),
         (["tag", "a", "B"], 1, "lamella: invalid reference format: repository name (library/B) must be lowercase\n"),
         (

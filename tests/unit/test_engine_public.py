@@ -24,7 +24,12 @@ def test_every_public_name_is_found_and_documented(name: str) -> None:
 def test_the_table_says_the_same_to_type_checkers() -> None:
     tree = ast.parse(Path(lamella.__file__).read_text())
     guarded = next(node for node in tree.body if isinstance(node, ast.If))
-    imported = {(str(item.asname), str(node.module)) for node in guarded.body if isinstance(node, ast.ImportFrom) for item in node.names}
+    imported = {
+        (str(item.asname), str(node.module))
+        for node in guarded.body
+        if isinstance(node, ast.ImportFrom)
+        for item in node.names
+    }
     assert imported == set(lamella._PUBLIC.items())
 
 

@@ -75,7 +75,12 @@ def test_options_become_dockers_documents() -> None:
     assert (settings.cmd, settings.entrypoint, settings.image, settings.env) == (("sh",), ("",), "image", ("A=1",))
     host = plan_host_config(options)
     assert host.cap_add == ("CAP_NET_ADMIN", "ALL")
-    assert (host.memory, host.memory_swap, host.nano_cpus, host.pids_limit) == (64 << 20, 128 << 20, 1_500_000_000, None)
+    assert (host.memory, host.memory_swap, host.nano_cpus, host.pids_limit) == (
+        64 << 20,
+        128 << 20,
+        1_500_000_000,
+        None,
+    )
     assert (host.auto_remove, host.readonly_rootfs, host.network_mode) == (True, True, "none")
     assert host.devices == (Device("/dev/null", "/dev/null", "rwm"),)
     assert host.ulimits == (Ulimit("nofile", 20, 10),)

@@ -9,7 +9,7 @@ import pytest
 from lamella.engine.layers import steps_of_layers
 from lamella.engine.views.container import command_line, container_document, mount_list, state_word, status_line
 from lamella.engine.views.image import MISSING, ImageFacts, image_document, plan_history
-from lamella.model.digest import Digest, DiffID, ImageID, digest_of
+from lamella.model.digest import DiffID, Digest, ImageID, digest_of
 from lamella.model.gojson import ZERO_TIME, parse_time
 from lamella.model.imageconfig import History, decode_image_config
 from lamella.model.reference import parse_reference
@@ -39,8 +39,12 @@ SETTINGS = {
 
 
 def stored(**more: object) -> StoredImage:
-    raw = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [LAYER]}, **more})
-    return StoredImage(ImageID(digest_of(raw.encode())), raw.encode(), decode_image_config(raw.encode()), None, None, False)
+    raw = json.dumps(
+        {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [LAYER]}, **more}
+    )
+    return StoredImage(
+        ImageID(digest_of(raw.encode())), raw.encode(), decode_image_config(raw.encode()), None, None, False
+    )
 
 
 def facts(*references: str) -> ImageFacts:
@@ -128,7 +132,13 @@ def test_states_and_statuses_are_dockers(state: dict[str, object], word: str, st
 
 
 def test_a_containers_document_has_dockers_keys_in_order() -> None:
-    record = {"ID": "f" * 64, "Name": "/x", "Config": {"Tty": False}, "NetworkSettings": {"Networks": {"none": {}}}, "Driver": "overlay2"}
+    record = {
+        "ID": "f" * 64,
+        "Name": "/x",
+        "Config": {"Tty": False},
+        "NetworkSettings": {"Networks": {"none": {}}},
+        "Driver": "overlay2",
+    }
     document = container_document(record, {"NetworkMode": "none"}, directories=None)
     assert list(document) == [
         "Id", "Created", "Path", "Args", "State", "Image", "ResolvConfPath", "HostnamePath", "HostsPath", "LogPath", "Name",
@@ -149,7 +159,14 @@ def test_a_containers_document_has_dockers_keys_in_order() -> None:
 def test_mounts_are_a_list_by_destination() -> None:
     points: dict[str, object] = {
         "/b": {"Type": "volume", "Name": "v", "Source": "/s", "Destination": "/b", "Driver": "local", "RW": True},
-        "/a": {"Type": "bind", "Source": "/h", "Destination": "/a", "Mode": "ro", "RW": False, "Propagation": "rprivate"},
+        "/a": {
+            "Type": "bind",
+            "Source": "/h",
+            "Destination": "/a",
+            "Mode": "ro",
+            "RW": False,
+            "Propagation": "rprivate",
+        },
     }
     assert mount_list(points) == [
         {"Type": "bind", "Source": "/h", "Destination": "/a", "Mode": "ro", "RW": False, "Propagation": "rprivate"},

@@ -68,6 +68,8 @@ def find_sources(tree: SourceTree, patterns: Sequence[str], instruction: str) ->
                 raise Unsupported(f"ADD failed: {pattern}: sources in the network are not supported yet")
             raise InvalidArgument("COPY failed: source can't be a URL for COPY")
         path = pattern.removeprefix("/").removeprefix("./")
+        if posixpath.normpath(path or ".").split("/")[0] == "..":
+            raise InvalidArgument(f"{instruction} failed: forbidden path outside the build context: {pattern} ()")
         if not has_wildcards(path):
             found.append(_find_source(tree, os.fsencode(path), instruction))
             continue

@@ -131,6 +131,7 @@ class _Applier:
         self._next_look = 0
         self._asked = 0
         self.entries = 0
+        # None once something counted was taken away again: then the whole is counted at the end.
         self.size: int | None = 0
 
     def run(self) -> None:
@@ -271,7 +272,8 @@ class _Applier:
         """Remove what has the name of a new member; return its directory, opened anew."""
         directory = self._settled(directory)
         self._remains.clear(directory.fd, directory.join(name), name, through_links=self._through_links)
-        self.size = None
+        if self._style is Style.OVERLAY:
+            self.size = None
         self._directories.forget()
         return self._directories.get(directory.path)
 
@@ -383,7 +385,6 @@ class _Applier:
                 self._remains.hide(directory, name, through_links=self._through_links)
         except FileNotFoundError:
             pass
-        self.size = None
         self._directories.forget()
 
     def _make_whiteouts(self) -> None:

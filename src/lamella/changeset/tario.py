@@ -160,7 +160,8 @@ class TarReader:
 
     def trailer(self, limit: int = 1 << 20) -> Iterator[Buffer]:
         """Yield what `take_raw` has and then all that follows the end of the archive."""
-        raw = self.take_raw()
+        # The second zero block goes with the first, as Docker records them.
+        raw = self.take_raw() + self._source.take(BLOCK)
         if raw:
             yield raw
         while part := self._source.piece(limit):

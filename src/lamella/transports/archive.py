@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 from lamella.changeset.compression import Compression, iter_decompressed, sniff_compression
 from lamella.changeset.entry import Entry, Kind, show
@@ -88,7 +88,7 @@ class TarMembers:
     def open(self, name: str) -> BinaryIO:
         """Open a regular member, through links to other members if need be."""
         member = self._regular(name)
-        return io.BufferedReader(_Slice(self._fd, member.offset, member.size), 1 << 18)
+        return cast("BinaryIO", _Slice(self._fd, member.offset, member.size))
 
     def size(self, name: str) -> int:
         """Return the bytes of a regular member."""
@@ -266,6 +266,12 @@ class _Slice(io.RawIOBase):
 
     def readable(self) -> bool:  # type: ignore[explicit-override]
         return True
+
+    def read(self, size: int = -1, /) -> bytes:  # type: ignore[explicit-override]
+        left = max(0, self._end - self._offset)
+        data = os.pread(self._fd, left if size < 0 else min(size, left), self._offset)
+        self._offset += len(data)
+        return data
 
     def readinto(self, buffer: Any, /) -> int:  # type: ignore[explicit-override]
         count = min(len(buffer), self._end - self._offset)

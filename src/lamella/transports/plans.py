@@ -65,14 +65,22 @@ class LayerStream(io.RawIOBase):
         """Say yes."""
         return True
 
+    def read(self, size: int = -1, /) -> bytes:  # type: ignore[explicit-override]
+        """Read at most ``size`` bytes without a copy."""
+        data: bytes = self._opened().read(size)
+        return data
+
     def readinto(self, buffer: Any, /) -> int:  # type: ignore[explicit-override]
         """Read, and verify what a descriptor promised."""
+        count: int = self._opened().readinto(buffer)
+        return count
+
+    def _opened(self) -> Any:
         if self._stream is None:
             self._file = self._stream = self._source.open()
             if self._source.digest is not None:
                 self._stream = VerifiedReader(self._file, self._source.digest, self._source.size, what=self._what)
-        count: int = self._stream.readinto(buffer)
-        return count
+        return self._stream
 
     def finish(self) -> None:
         """See that what was read was all, and right; to be called when the layer is made."""
