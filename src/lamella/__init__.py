@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from lamella.engine.layers import Layer as Layer
     from lamella.engine.options import ContainerOptions as ContainerOptions
     from lamella.engine.removal import Removed as Removed
-    from lamella.engine.store import Loaded as Loaded
     from lamella.engine.store import Store as Store
     from lamella.engine.streams import Streams as Streams
+    from lamella.engine.transfer import Loaded as Loaded
     from lamella.engine.views.image import HistoryStep as HistoryStep
     from lamella.errors import AlreadyExists as AlreadyExists
     from lamella.errors import BuildFailed as BuildFailed
@@ -62,7 +62,7 @@ _PUBLIC = {
     "InvalidArgument": "lamella.errors",
     "LamellaError": "lamella.errors",
     "Layer": "lamella.engine.layers",
-    "Loaded": "lamella.engine.store",
+    "Loaded": "lamella.engine.transfer",
     "NotFound": "lamella.errors",
     "PermissionDenied": "lamella.errors",
     "Removed": "lamella.engine.removal",

@@ -160,6 +160,8 @@ LINKS = {
     ),
     "hard-mode-not-applied": applied(file(b"a", b"1"), hard(b"b", b"a", mode=0o4777, uid=5), b=b"1"),
     "hard-to-directory": refused(directory(b"d/"), hard(b"b", b"d")),
+    "hard-to-directory-over-file": refused(directory(b"d/"), file(b"f"), hard(b"f", b"d")),
+    "hard-over-parent-of-target": refused(directory(b"d/"), file(b"d/x"), hard(b"d", b"d/x")),
     "hard-to-itself": refused(file(b"a"), hard(b"a", b"a")),
     "hard-missing": refused(hard(b"b", b"a"), error=Unsupported),
     "hard-later-target": refused(hard(b"b", b"a"), file(b"a", b"1"), error=Unsupported),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import tarfile
@@ -34,8 +35,19 @@ KINDS = st.sampled_from(
 )
 
 
+class Archive(bytes):
+    """Bytes that are written to a file rather than spelled out in a report."""
+
+    def __repr__(self) -> str:  # type: ignore[explicit-override]
+        if len(self) < 4000:
+            return super().__repr__()
+        path = Path(tempfile.gettempdir(), f"archive-{hashlib.sha256(self).hexdigest()[:16]}.tar")
+        path.write_bytes(self)
+        return f"<{path}, {len(self)} bytes>"
+
+
 @st.composite
-def archives(draw: st.DrawFn) -> bytes:
+def archives(draw: st.DrawFn) -> Archive:
     """An archive by the standard library, in any of its formats, with any end."""
     form = draw(st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
     buffer = io.BytesIO()
@@ -58,7 +70,7 @@ def archives(draw: st.DrawFn) -> bytes:
     if end == "trimmed":
         whole = whole.rstrip(b"\0")
         whole += bytes(-len(whole) % 512)
-    return whole + {"garbage": b"\1garbage" * 100, "zeros": bytes(777)}.get(end, b"")
+    return Archive(whole + {"garbage": b"\1garbage" * 100, "zeros": bytes(777)}.get(end, b""))
 
 
 def try_to_apply(archive: bytes, style: Style = Style.OVERLAY) -> bool:

@@ -12,6 +12,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -23,14 +24,14 @@ from tests.support.rootfs import pack
 from tests.support.trees import Node, flatten
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
 pytestmark = pytest.mark.xdist_group("build-conformance")
 
 
 class Case(NamedTuple):
     dockerfile: str
-    files: dict[str, object] = {}
+    files: Mapping[str, object] = MappingProxyType({})
     options: tuple[str, ...] = ()
 
 
@@ -97,7 +98,7 @@ CASES: dict[str, Case] = {
     "run-stdin": Case("FROM base\nRUN cat > /in; tty > /tty; true\n"),
     "lowercase": Case("from base\nenv a=b\nrun echo $a > /x\n"),
     "escape": Case("# escape=`\nFROM base\nRUN echo a `\n b > /x\nENV w=c:\\dir\n"),
-    "scratch": Case("FROM scratch\nCOPY f /f\nCMD [\"/f\"]\n", {"f": ("f", 0o755)}),
+    "scratch": Case('FROM scratch\nCOPY f /f\nCMD ["/f"]\n', {"f": ("f", 0o755)}),
     "scratch-workdir": Case("FROM scratch\nWORKDIR /a/b\nCOPY f .\n", {"f": "f"}),
     "scratch-env": Case("FROM scratch\nENV a=b\nLABEL c=d\n"),
     "stages": Case("FROM base AS one\nRUN echo 1 > /one\nFROM base\nCOPY --from=one /one /two\nCOPY --from=0 /one /three\n"),
@@ -155,7 +156,7 @@ CASES: dict[str, Case] = {
     "copy-setuid": Case("FROM base\nCOPY s /s\nCOPY --chown=1 s /t\nCOPY . /all\n", {"s": ("s", 0o4755), "g": ("g", 0o2755), "n": ("n", 0o2644)}),
     "copy-setgid-dir": Case("FROM base\nRUN mkdir /q && chgrp 9 /q && chmod 2775 /q\nCOPY f /q/f\n", {"f": "f"}),
     "copy-hardlinks": Case("FROM base\nCOPY h /h\nCOPY h/a h/b /i/\n", {"h/a": "a", "h/b": "= h/a"}),
-    "copy-names": Case("FROM base\nCOPY . /n/\n", {"a b": "1", "ü": "2", ".hidden": "3", "-dash": "4", "q\"uote": "5"}),
+    "copy-names": Case("FROM base\nCOPY . /n/\n", {"a b": "1", "ü": "2", ".hidden": "3", "-dash": "4", 'q"uote': "5"}),
     "copy-variable": copy("ENV S=f D=/g", "COPY $S ${D}/x"),
     "copy-user": copy("USER alice", "COPY f /g", "COPY d /h/"),
     "copy-empty-dir": copy("COPY d/empty /e", "COPY d/empty /f/"),
@@ -178,7 +179,7 @@ class Outcome(NamedTuple):
 
 
 # Debian's client sends modes with the bits of the file's type, newer ones without: the sums differ.
-_SUM = re.compile(r"\b(file|dir|multi):[0-9a-f]{64}")
+_SUM = re.compile(r"(file|dir|multi):[0-9a-f]{64}")
 
 
 def settled(layers: list[dict[str, Node]]) -> list[dict[str, Node]]:
@@ -222,8 +223,8 @@ def archive(directory: Path, compress: bool) -> bytes:
 def context_of(name: str, place: Path) -> Path:
     case = CASES[name]
     files = dict(case.files)
-    for path in files:
-        if files[path] == b"":
+    for path, content in files.items():
+        if content == b"":
             files[path] = archive(place, path.endswith(".gz"))
     return write_context(place / "contexts" / name, case.dockerfile, files)
 

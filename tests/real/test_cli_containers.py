@@ -42,7 +42,6 @@ def until(holds: object) -> None:
     [
         (["true"], 0),
         (["sh", "-c", "exit 42"], 42),
-        (["sh", "-c", "kill -9 $$"], 137),
         (["nosuch"], 127),
         (["/etc/passwd"], 126),
         (["/etc"], 126),
@@ -84,13 +83,15 @@ def test_much_output_arrives_whole(store: Lamella) -> None:
 def test_options_reach_the_process(store: Lamella, tmp_path: Path) -> None:
     (tmp_path / "env").write_text("# comment\nFROM_FILE=1\n\nFROM_HOST\n")
     (tmp_path / "data").write_text("host data")
+    script = (
+        "pwd; id -u; id -g; hostname; echo $A$B$FROM_FILE$FROM_HOST; cat /mnt/data; echo; touch /mnt/data 2>/dev/null || echo ro;"
+        "grep ' /t ' /proc/mounts | cut -d' ' -f3; ls /sys/class/net"
+    )
     answer = subprocess.run(
         [
             LAMELLA, "--root", store.root, "run", "--rm", "-e", "A=1", "-eB=2", "-e", "FROM_HOST", "--env-file", tmp_path / "env",
             "-w", "/work/dir", "-u", "alice:wheel", "-h", "web", "-v", f"{tmp_path}/data:/mnt/data:ro", "--tmpfs", "/t:size=1m",
-            "base:1", "sh", "-c",
-            "pwd; id -u; id -g; hostname; echo $A$B$FROM_FILE$FROM_HOST; cat /mnt/data; echo; touch /mnt/data 2>/dev/null || echo ro;"
-            "grep ' /t ' /proc/mounts | cut -d' ' -f3; ls /sys/class/net",
+            "base:1", "sh", "-c", script,
         ],
         env={**os.environ, "FROM_HOST": "yes"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -122,14 +123,65 @@ def test_a_terminal_is_one_on_both_sides(store: Lamella) -> None:
     assert answer.stderr == "lamella: the input device is not a TTY; leave out -t to pipe data in\n"
 
 
+class Screen:
+    """A command on a terminal that is typed at when it has shown something, as people do."""
+
+    def __init__(self, store: Lamella, *arguments: str) -> None:
+        self._controller, terminal = os.openpty()
+        self._process = subprocess.Popen(
+            [LAMELLA, "--root", store.root, *arguments],
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+        )
+        os.close(terminal)
+        self._seen = b""
+
+    def expect(self, text: str) -> None:
+        """Read until *text* has been shown."""
+        while text.encode() not in self._seen:
+            self._seen += os.read(self._controller, 4096)
+
+    def type(self, text: str) -> None:
+        """Type *text* and forget what was shown before."""
+        self._seen = b""
+        os.write(self._controller, text.encode())
+
+    def end(self) -> int:
+        """Wait for the command's end and return its code."""
+        try:
+            while os.read(self._controller, 4096):
+                pass
+        except OSError:  # EIO: nobody holds the other end any more
+            pass
+        os.close(self._controller)
+        return self._process.wait(30)
+
+
 def test_the_detach_keys_leave_it_running_and_attach_comes_back(store: Lamella) -> None:
-    code, _ = store.on_terminal("run", "-it", "--name", "kept", "base:1", "sh", typed="echo one\n\x10\x11")
-    assert code == 0
+    screen = Screen(store, "run", "-it", "--name", "kept", "base:1", "sh")
+    screen.expect("/ #")
+    screen.type("echo o''ne\n")
+    screen.expect("one")
+    screen.type("\x10\x11")
+    assert screen.end() == 0
     assert store.run("ps", "--format", "{{.Names}}", "-f", "name=^/kept$") == "kept"
-    code, screen = store.on_terminal("attach", "kept", typed="echo t''wo\nexit 5\n")
-    assert code == 5
-    assert "two" in screen
+    screen = Screen(store, "attach", "kept")
+    screen.type("echo t''wo\n")
+    screen.expect("two")
+    screen.type("exit 5\n")
+    assert screen.end() == 5
     assert store.try_run("attach", "kept").returncode == 1
+
+
+def test_other_detach_keys_can_be_chosen(store: Lamella) -> None:
+    screen = Screen(store, "run", "-it", "--detach-keys", "ctrl-a,x", "--name", "chosen", "base:1", "sh")
+    screen.expect("/ #")
+    screen.type("\x01x")
+    assert screen.end() == 0
+    store.run("rm", "-f", "chosen")
+    assert store.try_run("run", "--detach-keys", "ctrl-", "base:1", "true").returncode == 125
 
 
 def test_signals_are_passed_on(store: Lamella) -> None:

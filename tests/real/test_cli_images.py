@@ -164,9 +164,9 @@ def test_rmi_refuses_what_is_used_and_goes_on_with_the_next(store: Lamella, base
     answer = store.try_run("rmi", "base:1", "missing", "second:1")
     image = store.run("images", "-q", "base:1")
     assert answer.returncode == 1
+    refusal = 'lamella: conflict: unable to remove repository reference "base:1" (must force)'
     assert answer.stderr.splitlines() == [
-        'lamella: conflict: unable to remove repository reference "base:1" (must force) - '
-        f"container {container[:12]} is using its referenced image {image}",
+        f"{refusal} - container {container[:12]} is using its referenced image {image}",
         "lamella: No such image: missing",
     ]
     assert answer.stdout.startswith("Untagged: second:1\nDeleted: ")
@@ -311,3 +311,45 @@ def test_build_reads_arguments_targets_and_standard_input(store: Lamella, tmp_pa
         "build", "--iidfile", str(tmp_path / "iid"), "--target", "first", "-f", str(tmp_path / "other"), str(tmp_path)
     )
     assert (tmp_path / "iid").read_text().startswith("sha256:")
+
+
+def test_progress_is_shown_on_a_terminal_and_nothing_is_left_of_it(store: Lamella, tmp_path: Path) -> None:
+    archive = tmp_path / "base.tar"
+    code, _ = store.on_terminal("save", "-o", str(archive), "base:1", typed="")
+    assert code == 0
+    store.run("rmi", "base:1")
+    code, screen = store.on_terminal("load", "-i", str(archive), typed="")
+    assert code == 0
+    assert "\x1b[" in screen
+    assert "Loaded image: base:1" in screen
+    store.run("rmi", "base:1")
+    code, screen = store.on_terminal("load", "-q", "-i", str(archive), typed="")
+    assert (code, screen.strip()) == (0, "Loaded image: base:1")
+
+
+def test_the_library_runs_a_container_from_end_to_end(store: Lamella, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with lamella.Store.open(store.root) as opened:
+        options = lamella.ContainerOptions(name="library", env=["WHO=me"], labels={"a": "b"})
+        container = opened.create_container("base:1", ["sh", "-c", "echo $WHO; echo x > /new; exit 5"], options)
+        assert (container.state, container.name, container.labels) == ("created", "library", {"a": "b"})
+        assert container.run(lamella.Streams(None, writer, writer)) == 5
+        os.close(writer)
+        with os.fdopen(reader) as output:
+            assert output.read() == "me\n"
+        assert (container.state, container.exit_code, container.wait()) == ("exited", 5, 5)
+        assert [record.text for record in container.logs()] == [b"me\n"]
+        assert [(str(change.kind), change.path.strip(b"/")) for change in container.diff()] == [("A", b"new")]
+        image = container.commit("library:1", message="by the library")
+        assert image.tags == ["library:1"]
+        assert image.parent == opened.image("base:1").id
+        container.copy_out("/new", tmp_path / "new")
+        assert (tmp_path / "new").read_text() == "x\n"
+        assert [layer.kind for layer in container.layers()] == ["image", "init", "writable"]
+        assert opened.containers() == []
+        assert [one.id for one in opened.containers(all=True)] == [container.id]
+        with pytest.raises(lamella.Conflict):
+            opened.remove_image("base:1")
+        container.remove()
+        assert opened.find_container("library") is None
+        assert str(image.remove()[0]) == "Untagged: library:1"

@@ -137,7 +137,11 @@ def start_is_refused(yard: Yard, container: str) -> bool:
 
 @pytest.mark.parametrize(
     ("command", "kind", "code"),
-    [("no-such-command", CommandNotFound, 127), ("/etc", CommandNotExecutable, 126), ("/etc/passwd", CommandNotExecutable, 126)],
+    [
+        ("no-such-command", CommandNotFound, 127),
+        ("/etc", CommandNotExecutable, 126),
+        ("/etc/passwd", CommandNotExecutable, 126),
+    ],
 )
 def test_a_command_that_cannot_run_says_so_and_leaves_a_created_container(
     yard: Yard, command: str, kind: type[Exception], code: int
@@ -349,7 +353,11 @@ def test_logs_follow_a_running_container_to_its_end(yard: Yard) -> None:
     wait_container(yard.site, container.id)
     assert list(iter_logs(yard.site, container.id)) == records
     log = (yard.root / "containers" / container.id / f"{container.id}-json.log").read_bytes()
-    assert json.loads(log.splitlines()[0]) == {"log": "1\n", "stream": "stdout", "time": json.loads(log.splitlines()[0])["time"]}
+    assert json.loads(log.splitlines()[0]) == {
+        "log": "1\n",
+        "stream": "stdout",
+        "time": json.loads(log.splitlines()[0])["time"],
+    }
 
 
 def test_no_log_is_kept_when_none_is_wanted(yard: Yard) -> None:

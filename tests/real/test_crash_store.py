@@ -2,124 +2,31 @@
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lamella.model.digest import ImageID
-from lamella.model.ids import ContainerID
 from lamella.model.reference import parse_tagged
-from lamella.store.containerdb import new_record
 from lamella.store.imagestore import ImageStore
-from lamella.store.initlayer import fill_init_layer
 from lamella.transports.loading import load
-from lamella.transports.rootfs import import_filesystem
 from tests.support import faults
 from tests.support.archives import docker20, image, layer_tar, leaks, packed_gzip
-
-BASE = layer_tar({"etc": None, "etc/motd": b"hello\n"})
-NEXT = layer_tar({"etc/.wh.motd": b"", "new": b"more\n"})
-TOP = layer_tar({"top": b"top\n"})
-OLD = image([BASE, TOP], "old:1", "moves:1")
-NEW = image([BASE, NEXT, TOP], "new:1", "moves:1")
-PLAIN = image([BASE, TOP], created="2020-01-01T00:00:00Z")
-OWNER = ContainerID("c" * 64)
-
-State = dict[str, Any]
-Operation = Callable[[ImageStore, Path], object]
-
-
-def visible(root: Path) -> State:
-    store = ImageStore.open(root)
-    return {
-        "images": sorted(item.id for item in store.iter_usable()),
-        "tags": store.tags.read(),
-        "layers": sorted(layer.chain_id for layer in store.layers.iter_layers()),
-        "containers": sorted((record.id, record.name) for record in store.containers.iter_records()),
-        "mounts": sorted(rw.owner for rw in store.rwlayers.iter_layers()),
-    }
-
-
-def load_new(store: ImageStore, archives: Path) -> None:
-    load(store, archives / "new.tar")
-
-
-def load_two_untagged(store: ImageStore, archives: Path) -> None:
-    load(store, archives / "two.tar")
-
-
-def import_one(store: ImageStore, archives: Path) -> None:
-    from datetime import UTC, datetime
-
-    moment = datetime(2024, 1, 1, tzinfo=UTC)
-    import_filesystem(store, io.BytesIO(NEXT), reference=parse_tagged("imported"), created=moment)
-
-
-def tag(store: ImageStore, archives: Path) -> None:
-    store.tags.set(parse_tagged("more:1"), ImageID(OLD.id))  # type: ignore[arg-type]
-
-
-def remove(store: ImageStore, archives: Path) -> None:
-    with store.root.writing():
-        image_id = store.resolve(OLD.id) if store.images.find(ImageID(OLD.id)) else None  # type: ignore[arg-type]
-        if references := store.tags.references(ImageID(OLD.id)):  # type: ignore[arg-type]
-            store.tags.remove(*references)
-        if image_id is not None:
-            store.delete_image(image_id)
-
-
-def create(store: ImageStore, archives: Path) -> None:
-    top = store.images.get(ImageID(OLD.id)).top  # type: ignore[arg-type]
-    if store.containers.find(OWNER) is not None:
-        return
-    with store.root.transaction("create", ids=1) as tx:
-        store.rwlayers.create(OWNER, top, tx=tx, init=fill_init_layer)
-        store.containers.write(
-            new_record(
-                OWNER,
-                name="one",
-                created="2024-01-02T03:04:05Z",
-                path="/bin/sh",
-                args=[],
-                settings={},
-                image=OLD.id,
-                host_config={},
-                driver="overlay2",
-            )
-        )
-
-
-def build(store: ImageStore, archives: Path) -> None:
-    top = store.images.get(ImageID(OLD.id)).top  # type: ignore[arg-type]
-    with store.root.transaction("build", ids=4) as tx:
-        rw = store.rwlayers.create(OWNER, top, tx=tx, init=fill_init_layer)
-        with store.rwlayers.mounted(rw) as merged:
-            (merged / "made").write_text("here\n")
-            os.utime(merged / "made", (1, 1))
-        layer = store.layers.capture(rw, top, tx)
-        store.rwlayers.remove(rw)
-        made = image([BASE, TOP]).config.decode()
-        diff_ids = ", ".join(f'"{item.diff_id}"' for item in store.layers.stack(layer.chain_id))
-        start, _, rest = made.partition('"diff_ids": [')
-        raw = f'{start}"diff_ids": [{diff_ids}]{rest.partition("]")[2]}'.encode()
-        built = store.images.put(raw, tx=tx, built_locally=True)
-        store.commit(tx, {"built:1": built})
-
-
-OPERATIONS: list[tuple[Operation, int]] = [
-    (load_new, 1),
-    (load_two_untagged, 1),
-    (import_one, 1),
-    (tag, 1),
-    (remove, 1),
-    (create, 1),
-    (build, 1),
-]
+from tests.support.storeops import (
+    BASE,
+    NEXT,
+    OLD,
+    OPERATIONS,
+    TOP,
+    Operation,
+    intermediate,
+    prepare,
+    visible,
+    write_archives,
+)
 
 
 @pytest.fixture
@@ -129,9 +36,7 @@ def archives(tmp_path: Path) -> Generator[Path]:
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", place], check=True)
     try:
-        docker20(place / "old.tar", OLD)
-        docker20(place / "new.tar", NEW, compress=packed_gzip)
-        docker20(place / "two.tar", image([NEXT]), image([NEXT, TOP], "two:1"))
+        write_archives(place)
         yield place
     finally:
         subprocess.run(["umount", "--recursive", place], check=True)
@@ -147,10 +52,10 @@ def copied(source: Path, target: Path) -> None:
     subprocess.run(["cp", "-a", source, target], check=True)
 
 
-@pytest.mark.parametrize(("operation", "step"), OPERATIONS, ids=[item[0].__name__ for item in OPERATIONS])
-def test_killed_at_any_point(store_root: Path, archives: Path, operation: Operation, step: int) -> None:
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
+def test_killed_at_any_point(store_root: Path, archives: Path, operation: Operation) -> None:
     start = archives / "start"
-    load(ImageStore.open(start), archives / "old.tar")
+    prepare(operation, start, archives)
     before = visible(start)
     copied(start, store_root)
 
@@ -162,11 +67,14 @@ def test_killed_at_any_point(store_root: Path, archives: Path, operation: Operat
     assert after != before
     assert leaks(store_root) == []
     seen = set()
-    for point in range(1, total + 1, step):
+    for point in range(1, total + 1):
         copied(start, store_root)
-        assert faults.run(work, die_at=point) == faults.KILLED, f"point {point} of {total} was not reached"
-        with ImageStore.open(store_root).root.writing():
+        # A run may take a lock once less than the one that was counted, and then ends well at the last point.
+        assert faults.run(work, die_at=point) in (0, faults.KILLED)
+        store = ImageStore.open(store_root)
+        with store.root.writing():
             pass
+        assert store.problems == [], f"killed at point {point} of {total}"
         assert leaks(store_root) == [], f"killed at point {point} of {total}"
         found = visible(store_root)
         assert found in (before, after) or intermediate(operation, found, before, after), f"point {point}: {found}"
@@ -174,15 +82,7 @@ def test_killed_at_any_point(store_root: Path, archives: Path, operation: Operat
         work()
         assert visible(store_root) == after, f"done again after point {point}"
         assert leaks(store_root) == []
-    assert False in seen or operation is remove
-
-
-def intermediate(operation: Operation, found: State, before: State, after: State) -> bool:
-    """Allow what is documented: a removal goes tag, config, layers, each step whole."""
-    if operation is not remove:
-        return False
-    untagged = {**before, "tags": after["tags"]}
-    return found == untagged or (found["images"] == after["images"] and set(found["layers"]) <= set(before["layers"]))
+    assert False in seen
 
 
 def test_a_writer_that_dies_in_the_middle_of_recovery_is_recovered_from(store_root: Path, archives: Path) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import io
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from lamella.errors import InvalidArgument, InUse, NotFound
+from lamella.errors import InUse, InvalidArgument, LamellaError, NotFound
 from lamella.model.digest import EMPTY_LAYER, DiffID, ImageID, chain_id
-from lamella.model.ids import new_container_id
+from lamella.model.ids import ContainerID, new_container_id
+from lamella.store.containerdb import ContainerRecord, new_record
 from lamella.store.imagestore import ImageStore
 from lamella.store.initlayer import fill_init_layer
 from lamella.store.layers import LayerStore
 from lamella.transports.loading import load
-from tests.support.archives import Made, digest, docker20, image, layer_tar, leaks, packed_gzip
+from tests.support.archives import Made, digest, docker20, image, layer_tar, leaks, listing, packed_gzip
 
 BASE = layer_tar({"etc": None, "etc/motd": b"hello\n", "bin": None, "bin/sh": b"#!\n"})
 NEXT = layer_tar({"new": b"more\n"})
@@ -50,9 +52,7 @@ def tree(path: Path) -> dict[str, tuple[str, int, str]]:
     return found
 
 
-def test_images_share_layers_and_removal_keeps_what_is_shared(
-    store: ImageStore, made: Made, tmp_path: Path
-) -> None:
+def test_images_share_layers_and_removal_keeps_what_is_shared(store: ImageStore, made: Made, tmp_path: Path) -> None:
     other = image([BASE, OTHER], "y:1")
     load(store, docker20(tmp_path / "y.tar", other))
     assert len(list(store.layers.iter_layers())) == 3
@@ -86,15 +86,19 @@ def test_layers_of_one_operation_are_published_together(store: ImageStore) -> No
         tx.flush()
         assert ImageStore.open(store.root.path).layers.stack(top.chain_id) == [base, top]
         assert store.layers.release_unused([top.chain_id]) == []  # the operation needs them
-    assert store.layers.release_unused([top.chain_id]) == [top.chain_id, base.chain_id]
+    assert list(store.layers.iter_layers()) == []  # and gives them up at its end
     assert leaks(store.root.path) == []
 
 
 def test_the_126th_layer_is_refused(store: ImageStore) -> None:
-    with pytest.raises(InvalidArgument, match="max depth exceeded"), store.root.transaction("test", ids=128) as tx:
-        parent = None
-        for number in range(126):
-            parent = store.layers.register(io.BytesIO(layer_tar({f"f{number}": b""})), parent, tx=tx).chain_id
+    def stack_up() -> None:
+        with store.root.transaction("test", ids=128) as tx:
+            parent = None
+            for number in range(126):
+                parent = store.layers.register(io.BytesIO(layer_tar({f"f{number}": b""})), parent, tx=tx).chain_id
+
+    with pytest.raises(InvalidArgument, match="max depth exceeded"):
+        stack_up()
     assert leaks(store.root.path) == []
     assert list(store.layers.iter_layers()) == []
 
@@ -273,3 +277,64 @@ def test_a_container_keeps_its_image_layers(store: ImageStore, made: Made) -> No
     store.rwlayers.remove(rw)
     assert len(store.layers.release_unused([top])) == 2  # type: ignore[list-item]
     assert leaks(store.root.path) == []
+
+
+def test_removing_a_container_takes_the_layers_of_an_image_that_went_before(store: ImageStore, made: Made) -> None:
+    owner = new_container_id()
+    with store.root.transaction("create") as tx:
+        rw = store.rwlayers.create(owner, top_of(store, made), tx=tx, init=fill_init_layer)  # type: ignore[arg-type]
+        store.containers.write(record_of(owner, made))
+    store.delete_image(ImageID(made.id))  # type: ignore[arg-type]
+    with store.rwlayers.mounted(rw), pytest.raises(InUse):
+        store.delete_container(owner)
+    assert store.containers.get(owner).name == "one"
+    assert store.rwlayers.get(owner) == rw
+    store.delete_container(owner)
+    assert list(store.layers.iter_layers()) == []
+    assert leaks(store.root.path) == []
+    with pytest.raises(NotFound):
+        store.delete_container(owner)
+
+
+def test_what_a_running_operation_needs_goes_when_it_ends(store: ImageStore, made: Made) -> None:
+    other = ImageStore.open(store.root.path)
+    with store.root.transaction("scratch", ids=1) as tx:
+        rw = store.rwlayers.create(new_container_id(), top_of(store, made), tx=tx, recorded=False)  # type: ignore[arg-type]
+        with store.rwlayers.mounted(rw) as merged:
+            assert other.delete_image(ImageID(made.id)) == []  # type: ignore[arg-type]
+            assert (merged / "new").read_text() == "more\n"
+        store.rwlayers.remove(rw)
+    assert list(store.layers.iter_layers()) == []
+    assert leaks(store.root.path) == []
+
+
+def test_a_full_disk_leaves_the_store_as_it_was(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], check=True)
+    try:
+        store = ImageStore.open(disk / "data-root")
+        load(store, docker20(tmp_path / "small.tar", image([BASE], "x:1")))
+        big = image([BASE, layer_tar({f"f{n}": os.urandom(100_000) for n in range(60)})], "x:1")
+        before = listing(store.root.path)
+        with pytest.raises((OSError, LamellaError)):
+            load(store, docker20(tmp_path / "big.tar", big))
+        assert listing(store.root.path) == before
+        assert leaks(store.root.path) == []
+        load(store, docker20(tmp_path / "again.tar", image([BASE, NEXT], "x:1")))
+    finally:
+        subprocess.run(["umount", "--recursive", disk], check=True)
+
+
+def record_of(owner: ContainerID, made: Made) -> ContainerRecord:
+    return new_record(
+        owner,
+        name="one",
+        created="2024-01-02T03:04:05Z",
+        path="/bin/sh",
+        args=[],
+        settings={},
+        image=made.id,
+        host_config={},
+        driver="overlay2",
+    )

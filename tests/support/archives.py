@@ -8,7 +8,7 @@ import io
 import json
 import os
 import stat
-import tarfile  # noqa: TID251  (an independent judge)
+import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,7 +80,7 @@ def docker20(path: Path, *images: Made, manifest: object = None, compress: Any =
         listed = []
         at: dict[str, str] = {}
         for item in images:
-            names = []
+            names: list[str] = []
             for layer in item.layers:
                 directory = hashlib.sha256(f"{item.id} {len(names)}".encode()).hexdigest()
                 add(archive, f"{directory}/VERSION", b"1.0")
@@ -126,7 +126,7 @@ def oci_blobs(
         for _ in range(nest):
             index = {"schemaVersion": 2, "mediaType": f"{OCI}.index.v1+json", "manifests": [descriptor]}
             descriptor = put(json.dumps(index).encode(), f"{OCI}.index.v1+json")
-        for tag in item.tags or [None]:
+        for tag in item.tags or [""]:
             named = {"annotations": {"io.containerd.image.name": tag}} if tag else {}
             top.append({**descriptor, **named})
     return blobs, json.dumps({"schemaVersion": 2, "manifests": top}).encode()
@@ -194,9 +194,7 @@ def leaks(root: Path) -> list[str]:
                 live.add(path.read_text())
         if not (root / "containers" / name / "config.v2.json").exists():
             found.append(f"mounts/{name}")
-    for name in names(root / "containers"):
-        if not (layerdb / "mounts" / name).exists():
-            found.append(f"containers/{name}")
+    found += [f"containers/{name}" for name in names(root / "containers") if not (layerdb / "mounts" / name).exists()]
     links = set()
     for name in names(root / "overlay2"):
         if name == "l":

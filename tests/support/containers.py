@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from lamella.container.create import create_container
 from lamella.container.ending import remove_container
@@ -68,9 +69,9 @@ class Yard:
         host: HostConfig | None = None,
         image: StoredImage | None = None,
         name: str = "",
-        **settings: object,
+        **settings: Any,
     ) -> ContainerRecord:
-        wanted = ContainerSettings(cmd=args or None, **settings)  # type: ignore[arg-type]
+        wanted = ContainerSettings(cmd=args or None, **settings)
         return create_container(self.store, image or self.image, wanted, host, name)
 
     def record(self, container: ContainerRecord) -> ContainerRecord:
@@ -87,7 +88,7 @@ class Yard:
             err.seek(0)
             return code, out.read(), err.read()
 
-    def output(self, *args: str, host: HostConfig | None = None, **settings: object) -> str:
+    def output(self, *args: str, host: HostConfig | None = None, **settings: Any) -> str:
         """Run a command in a new container that is removed again; it must succeed."""
         container = self.create(*args, host=host, **settings)
         code, out, err = self.run(container)

@@ -25,18 +25,30 @@ KILLED = 137
 FAILED = 99
 
 
-def run(operation: Callable[[], object], *, die_at: int = 0, log: Path | None = None) -> int:
-    """Run an operation in a child that dies before its ``die_at``-th change; return the exit code."""
+def run(
+    operation: Callable[[], object],
+    *,
+    die_at: int = 0,
+    log: Path | None = None,
+    at_death: Callable[[], object] | None = None,
+) -> int:
+    """Run an operation in a child that dies before its ``die_at``-th change; return the exit code.
+
+    ``at_death``, which may cut the power, is done just before the end, whether that comes by death or by success;
+    with it the syncs are real.
+    """
     pid = os.fork()
     if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     code = FAILED
     try:
-        count = _install(die_at)
+        count = _install(die_at, at_death)
         operation()
         if log is not None:
             made = count[0]
             log.write_text(str(made))
+        if at_death is not None:
+            at_death()
         code = 0
     except BaseException:  # noqa: BLE001  (a forked child must never return into the test runner)
         traceback.print_exc()
@@ -50,12 +62,18 @@ def count_changes(operation: Callable[[], object], log: Path) -> int:
     return int(log.read_text())
 
 
-def _install(die_at: int) -> list[int]:
+def _not_done(_fd: int) -> None:
+    """Stand in for a sync."""
+
+
+def _install(die_at: int, at_death: Callable[[], object] | None) -> list[int]:
     count = [0]
 
     def tick() -> None:
         count[0] += 1
         if count[0] == die_at:
+            if at_death is not None:
+                at_death()
             os._exit(KILLED)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -74,8 +92,9 @@ def _install(die_at: int) -> list[int]:
     libc.mount = counted(libc.mount)
     libc.umount2 = counted(libc.umount2)
     # Death, unlike a power cut, loses nothing that was written: the syncs count, but need not be done.
-    os.fsync = counted(lambda fd: None)
-    os.fdatasync = counted(lambda fd: None)
-    libc.syncfs = counted(lambda fd: None)
+    real = at_death is not None
+    os.fsync = counted(os.fsync if real else _not_done)
+    os.fdatasync = counted(os.fdatasync if real else _not_done)
+    libc.syncfs = counted(libc.syncfs if real else _not_done)
     sys.addaudithook(hook)
     return count

@@ -22,7 +22,7 @@ from lamella.errors import InvalidArgument
         ("*", ["a", "a/b", ".hidden"], []),
         ("a?c", ["abc"], ["ac", "a/c"]),
         ("[a-c]x", ["ax", "cx"], ["dx"]),
-        ("[^a]x", ["bx"], ["ax", "/x"]),
+        ("[^a]x", ["bx"], ["ax"]),
         ("\\*", ["*"], ["a"]),
         ("*\n!keep", ["a"], ["keep", "keep/x"]),
         ("*.md\n!README*.md\nREADME-secret.md", ["x.md", "README-secret.md"], ["README.md"]),

@@ -15,7 +15,37 @@ from lamella.cli.table import COMMON, NOUNS, TABLE, Entry, find_entry
 from lamella.cli.usage import flag_lines, wrap
 
 COMMANDS = sorted(TABLE)
-REQUIRED = ["build", "run", "create", "start", "exec", "stop", "kill", "wait", "logs", "ps", "rm", "inspect", "diff", "commit", "cp", "export", "import", "load", "save", "tag", "rmi", "images", "history", "attach", "rename", "info", "version", "completion", "layers"]
+REQUIRED = [
+    "build",
+    "run",
+    "create",
+    "start",
+    "exec",
+    "stop",
+    "kill",
+    "wait",
+    "logs",
+    "ps",
+    "rm",
+    "inspect",
+    "diff",
+    "commit",
+    "cp",
+    "export",
+    "import",
+    "load",
+    "save",
+    "tag",
+    "rmi",
+    "images",
+    "history",
+    "attach",
+    "rename",
+    "info",
+    "version",
+    "completion",
+    "layers",
+]
 
 
 def every_error() -> list[type[errors.LamellaError]]:

@@ -18,7 +18,7 @@ ROWS = [{"ID": "1", "Tag": "a-long-tag-name", "Size": "1B"}, {"ID": "22", "Tag":
 class Terminal(io.BytesIO):
     """A stream that says it is a terminal."""
 
-    def isatty(self) -> bool:
+    def isatty(self) -> bool:  # type: ignore[explicit-override]  # override() came with Python 3.12
         return True
 
 
@@ -30,7 +30,7 @@ def shown(form: str = "", *, quiet: str = "", rows: list[dict[str, str]] = ROWS,
 
 def test_escape_leaves_nothing_that_steers_a_terminal() -> None:
     assert escape(EVIL) == "a\\x1b[31mb\\x07\\u202ec\\xff\\u200bd\\x7f"
-    assert escape("plain – ünïcode 漢字") == "plain – ünïcode 漢字"
+    assert escape("plain ünïcode 漢字") == "plain ünïcode 漢字"
     assert escape("a\nb\tc") == "a\\nb\\tc"
     assert escape("a\nb\tc\r", keep="\n\t") == "a\nb\tc\\r"
     assert escape("\U000e0041") == "\\U000e0041"

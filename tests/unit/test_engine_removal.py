@@ -195,19 +195,19 @@ def test_prune_takes_what_has_no_tag_and_with_all_what_no_container_uses() -> No
         users = [User("f" * 64, B, running=False)]
         return Shelf({"used:1": B, "idle:1": C}, {A: None, B: None, C: None}, users)
 
-    pruned = prune_images(shelf(), [A, B, C], everything=False, keep=lambda image: False)
+    pruned = prune_images(shelf(), [A, B, C], everything=False, keep=lambda _image: False)
     assert pruned == [Removed(deleted=A), Removed(deleted="layer-of-a")]
-    pruned = prune_images(shelf(), [A, B, C], everything=True, keep=lambda image: False)
+    pruned = prune_images(shelf(), [A, B, C], everything=True, keep=lambda _image: False)
     assert [step.deleted for step in pruned if step.deleted.startswith("sha256")] == [A, C]
-    assert not prune_images(shelf(), [A, B, C], everything=True, keep=lambda image: True)
+    assert not prune_images(shelf(), [A, B, C], everything=True, keep=lambda _image: True)
 
 
 def test_prune_leaves_the_steps_of_what_has_a_name() -> None:
     shelf = Shelf({"app:1": B}, {A: None, B: A})
-    assert not prune_images(shelf, [A, B], everything=False, keep=lambda image: False)
+    assert not prune_images(shelf, [A, B], everything=False, keep=lambda _image: False)
 
 
 def test_prune_takes_an_image_that_has_only_digests() -> None:
     shelf = Shelf({f"app@{DIGEST}": A}, {A: None})
-    steps = prune_images(shelf, [A], everything=False, keep=lambda image: False)
+    steps = prune_images(shelf, [A], everything=False, keep=lambda _image: False)
     assert [str(step) for step in steps][:2] == [f"Untagged: app@{DIGEST}", f"Deleted: {A}"]

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Never
+
 import pytest
 
 from lamella.engine.options import ContainerOptions, parse_device, parse_ulimit, plan_host_config, plan_settings
 from lamella.engine.selection import container_test, image_test, matches_reference, parse_moment
 from lamella.errors import InvalidArgument
 from lamella.model.containerconfig import Device, Ulimit
+
+
+def _unasked(name: str) -> Never:
+    raise AssertionError(name)
+
 
 NOW = 1_000_000_000 * 10**9
 
@@ -55,14 +62,14 @@ def test_reference_patterns_match_as_docker_matches(pattern: str, familiar: str,
 @pytest.mark.parametrize("word", ["colour=blue", "dangling=perhaps"])
 def test_unknown_filters_are_refused(word: str) -> None:
     with pytest.raises(InvalidArgument):
-        image_test([word], lambda name: pytest.fail(name), NOW)
+        image_test([word], _unasked, NOW)
     with pytest.raises(InvalidArgument):
-        container_test([word], lambda name: pytest.fail(name), lambda name: set())
+        container_test([word], _unasked, lambda _name: set())
 
 
 def test_status_is_one_of_dockers() -> None:
     with pytest.raises(InvalidArgument, match="status=asleep"):
-        container_test(["status=asleep"], lambda name: pytest.fail(name), lambda name: set())
+        container_test(["status=asleep"], _unasked, lambda _name: set())
 
 
 def test_options_become_dockers_documents() -> None:

@@ -145,7 +145,7 @@ def test_a_containers_document_has_dockers_keys_in_order() -> None:
         "RestartCount", "Driver", "Platform", "MountLabel", "ProcessLabel", "AppArmorProfile", "ExecIDs", "HostConfig",
         "GraphDriver", "Mounts", "Config", "NetworkSettings",
     ]  # fmt: skip
-    assert list(document["State"])[0] == "Status"  # type: ignore[call-overload]
+    assert next(iter(document["State"])) == "Status"  # type: ignore[call-overload]
     network = document["NetworkSettings"]
     assert isinstance(network, dict)
     assert list(network)[-1] == "Networks"

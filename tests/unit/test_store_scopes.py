@@ -118,7 +118,7 @@ def test_a_read_only_file_system_can_be_read_and_nothing_else(store: ImageStore,
         frozen = ImageStore.open(view)
         with frozen.root.reading():
             assert [item.id for item in frozen.iter_usable()] == [made.id]
-            assert frozen.resolve("x") if False else frozen.resolve("x:1") == made.id
+            assert frozen.resolve("x:1") == made.id
         with pytest.raises(PermissionDenied, match="read-only"), frozen.root.writing():
             pass
     finally:
@@ -142,9 +142,13 @@ def test_a_torn_record_is_read_as_far_as_it_goes() -> None:
 
 
 def test_a_failed_transaction_leaves_nothing_and_keeps_its_error(store: ImageStore) -> None:
-    with pytest.raises(ZeroDivisionError), store.root.transaction("test") as tx:
-        store.root.driver.create(tx.new_cache_id(), None)
-        raise ZeroDivisionError
+    def fail() -> None:
+        with store.root.transaction("test") as tx:
+            store.root.driver.create(tx.new_cache_id(), None)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert leaks(store.root.path) == []
 
 
@@ -157,4 +161,5 @@ def test_orphans_that_dockerd_left_are_not_touched(store: ImageStore) -> None:
     write_set.mkdir()
     with ImageStore.open(store.root.path).root.writing():
         pass
-    assert orphan.exists() and write_set.exists()
+    assert orphan.exists()
+    assert write_set.exists()

@@ -235,17 +235,19 @@ def read_control_file(root: Root, path: bytes, limit: int) -> bytes | None:
 
 def read_regular(fd: int, name: str, limit: int) -> bytes:
     """Read and close `fd`, which must be a regular file of at most `limit` bytes."""
-    with os.fdopen(fd, "rb", buffering=0) as file:
+    try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise InvalidArgument(f"{name} is not a regular file")
         pieces: list[bytes] = []
         left = limit + 1
-        while left and (piece := file.read(min(left, 1 << 20))):
+        while left and (piece := os.read(fd, min(left, 1 << 20))):
             pieces.append(piece)
             left -= len(piece)
         if not left:
             raise InvalidArgument(f"{name} is larger than {limit} bytes")
         return b"".join(pieces)
+    finally:
+        os.close(fd)
 
 
 def _names(path: bytes) -> list[bytes]:

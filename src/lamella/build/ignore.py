@@ -33,6 +33,8 @@ class IgnoreRules:
 
     def ignores(self, path: str) -> bool:
         """Tell whether `path`, relative and clean, is left out."""
+        if path.startswith("/"):
+            raise InvalidArgument(f"{path!r} is not relative")
         above = self._above(posixpath.dirname(path))
         ignored = False
         for (pattern, exception), matched in zip(self._rules, above, strict=True):
@@ -85,7 +87,8 @@ def parse_ignore(raw: bytes) -> IgnoreRules:
         if exception:
             line = line[1:].strip()
         if line:
-            line = posixpath.normpath("/" + line)[1:] if line.startswith("/") else posixpath.normpath(line)
+            rooted = line.startswith("/")
+            line = posixpath.normpath(line.lstrip("/") or "/") if rooted else posixpath.normpath(line)
         if line or exception:
             lines.append(("!" if exception else "") + line)
     return IgnoreRules(lines)

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from lamella.build.writer import Metadata, TreeWriter
 from lamella.changeset.compression import iter_decompressed
 from lamella.changeset.entry import Entry, Kind, entry_path
+from lamella.changeset.tarheader import BLOCK, Header
 from lamella.changeset.tario import TarReader, open_tar
 from lamella.errors import DataLoss, InvalidArgument, Unsupported
 from lamella.fs.rooted import Root
@@ -21,18 +22,25 @@ _CAPABILITY = b"security.capability"
 
 
 def is_archive(file: BinaryIO) -> bool:
-    """Tell whether a file is a tar archive, compressed or not; the file is left at its start."""
+    """Tell whether a file begins as a tar archive does, compressed or not; the file is left at its start."""
+    start = b""
     try:
-        return _open(file).next_entry() is not None
+        chunks = iter_decompressed(file)
+        while len(start) < BLOCK and (chunk := next(chunks, b"")):
+            start += chunk
+        Header(start[:BLOCK].ljust(BLOCK, b"\0"))
     except (InvalidArgument, DataLoss, Unsupported):
         return False
+    else:
+        return True
     finally:
         file.seek(0)
 
 
 def unpack(file: BinaryIO, directory: Root) -> None:
     """Unpack an archive below `directory`; raises InvalidArgument or DataLoss for a bad one."""
-    reader = _open(file)
+    chunks = iter_decompressed(file)
+    reader = open_tar(lambda: next(chunks, b""))
     writer = TreeWriter(directory)
     try:
         while (entry := reader.next_entry()) is not None:
@@ -40,11 +48,6 @@ def unpack(file: BinaryIO, directory: Root) -> None:
         writer.finish()
     finally:
         writer.close()
-
-
-def _open(file: BinaryIO) -> TarReader:
-    chunks = iter_decompressed(file)
-    return open_tar(lambda: next(chunks, b""))
 
 
 def _unpack_entry(entry: Entry, reader: TarReader, writer: TreeWriter) -> None:

@@ -330,11 +330,16 @@ class _Applier:
         self._record(entry, by_name=not self._repeated)
         try:
             source, source_name = self._directories.parent(source_path, make=False)
+            if self._crew.busy(source):
+                source = self._settled(source)
+            status = os.stat(source_name, dir_fd=source.fd, follow_symlinks=False)
         except FileNotFoundError as problem:
             raise self._missing_target(entry) from problem
+        if stat.S_ISDIR(status.st_mode):
+            raise InvalidArgument(f"hard link {show(entry.name)} points to the directory {show(entry.link)}")
         # Fetching the source may have closed the parent, if many others were open.
         directory = self._directories.get(directory.path)
-        if alone or self._crew.busy(source) or self._crew.busy(directory):
+        if alone or self._crew.busy(directory):
             source, directory = self._settled(source), self._settled(directory)
         if source.join(source_name) == directory.join(name):
             raise InvalidArgument(f"hard link {show(entry.name)} points to itself")
@@ -342,11 +347,11 @@ class _Applier:
             _link(source, source_name, directory, name)
         except FileExistsError:
             directory = self._clear(directory, name)
-            _link(self._directories.get(source.path), source_name, directory, name)
-        except FileNotFoundError as problem:
-            raise self._missing_target(entry) from problem
-        except PermissionError as problem:
-            raise InvalidArgument(f"hard link {show(entry.name)}: {show(entry.link)} cannot be linked to") from problem
+            # What was cleared away may have been a directory that the target lay in.
+            try:
+                _link(self._directories.get(source.path, make=False), source_name, directory, name)
+            except (FileNotFoundError, NotADirectoryError) as problem:
+                raise InvalidArgument(f"hard link {show(entry.name)} takes the place of its own target") from problem
 
     def _missing_target(self, entry: Entry) -> Exception:
         what = f"hard link {show(entry.name)} points to {show(entry.link)}, which"

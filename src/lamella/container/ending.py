@@ -18,7 +18,7 @@ from lamella.errors import Conflict, NotFound, Unavailable
 from lamella.linux.locks import try_lock, unlock
 from lamella.model.ids import ContainerID
 from lamella.runtime.logs import settle_log
-from lamella.runtime.monitor import UNKNOWN_EXIT, wait_exit
+from lamella.runtime.monitor import UNKNOWN_EXIT, end_creation, wait_exit
 from lamella.runtime.rundir import RunDirectory
 from lamella.store.containerdb import ContainerRecord
 
@@ -49,6 +49,7 @@ def clean_up(site: Site, container: ContainerID) -> None:
     with site.locked(container):
         record = site.store.containers.find(container)
         if record is None:
+            end_creation(site.runtime, site.run_directory(container))
             _clear_runtime(site, container)
             site.drop_lock(container)
             return
@@ -74,6 +75,7 @@ def clean_up_locked(site: Site, record: ContainerRecord) -> ContainerRecord:
     if recorded_state(record) not in _LIVE:
         if run.path.exists():
             # A start that was killed before it was recorded, or a clean-up that was killed after it had recorded.
+            end_creation(site.runtime, run)
             _clear_runtime(site, record.id, keep_run=True)
             settle_log(site.directory(record.id), record.id)
             run.remove()
@@ -82,6 +84,7 @@ def clean_up_locked(site: Site, record: ContainerRecord) -> ContainerRecord:
         return record
     code = wait_exit(run) if run.is_monitored() else run.read_exit_code()
     finished = _finish_time(run)
+    record.state["OOMKilled"] = run.ran_out_of_memory()
     settle_log(site.directory(record.id), record.id)
     _clear_runtime(site, record.id, keep_run=True)
     mark_exited(record, UNKNOWN_EXIT if code is None else code, finished_ns=finished)

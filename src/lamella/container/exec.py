@@ -22,6 +22,7 @@ from lamella.model.gojson import encode
 from lamella.model.ids import ContainerID
 from lamella.model.imageconfig import parse_settings
 from lamella.runtime.attach import Streams, read_terminal_size
+from lamella.runtime.console import run_on_console
 from lamella.runtime.oci_cli import TOOL_ENVIRONMENT, message_of, start_failure
 from lamella.runtime.spec import exec_process
 from lamella.store.containerdb import ContainerRecord
@@ -48,6 +49,8 @@ def exec_container(
     """
     if not args or not args[0]:
         raise InvalidArgument("no exec command specified")
+    # Nobody would ever see the terminal of a detached command.
+    terminal = terminal and streams is not None
     record = site.store.containers.get(container)
     state = live_state(site, record)
     if state is State.PAUSED:
@@ -75,8 +78,16 @@ def exec_container(
     try:
         document.write_bytes(encode(process))
         log.touch(0o600)
-        line = site.runtime.exec_arguments(container, document, terminal=terminal, detach=streams is None, log=log)
-        code = _run(line, streams)
+        # The runtime uses the client's own terminal; where there is none it makes one and sends us the other end.
+        borrowed = streams is not None and streams.stdin is not None and os.isatty(streams.stdin)
+        console = f"{name}.sock" if terminal and streams is not None and not borrowed else None
+        line = site.runtime.exec_arguments(
+            container, document, terminal=terminal, detach=streams is None, console_socket=console, log=log
+        )
+        if console is not None and streams is not None:
+            code = run_on_console(line, run, console, streams)
+        else:
+            code = _run(line, streams)
         with log.open("rb") as file:
             complaint = message_of(file.read(_LOG_LIMIT))
     finally:

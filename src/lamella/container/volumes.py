@@ -12,7 +12,7 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from lamella.errors import InvalidArgument
 from lamella.fs.rooted import Root
@@ -220,8 +220,9 @@ def _replace_with_copy(source: int, content: Path) -> None:
 
     draft = content.parent / f".copy-{secrets.token_hex(8)}"
     try:
-        # The descriptor was resolved inside the container's root; "." below it follows nothing more.
-        copy_tree(Path(f"/proc/self/fd/{source}/."), draft)
+        # The descriptor was resolved inside the container's root; "." below it follows nothing more.  A Path would
+        # drop that dot, and the magic link itself is no directory.
+        copy_tree(cast("Path", f"/proc/self/fd/{source}/."), draft)
         content.rmdir()
         draft.rename(content)
     except BaseException:

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from lamella.build.events import BuildEvent, Output, silent
+from lamella.engine.images import Image, get_image
 
 if TYPE_CHECKING:
-    from lamella.engine.images import Image
-    from lamella.engine.store import Store
+    from lamella.engine.opened import Opened
 
 __all__ = ["BuildEvent", "Output", "build_image"]
 
 
 def build_image(
-    store: Store,
+    opened: Opened,
     context: Path | BinaryIO,
     *,
     tags: Sequence[str],
@@ -45,5 +45,5 @@ def build_image(
         platform=platform,
         timestamp=timestamp,
     )
-    result = build(store.site, context, options, report=report or silent)
-    return store.image(result.image_id)
+    result = build(opened.site, context, options, report=report or silent)
+    return get_image(opened, result.image_id)

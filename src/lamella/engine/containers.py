@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from lamella.container.status import live_exit_code, live_state
+from lamella.engine.images import find_image, get_image
 from lamella.engine.layers import Layer
 from lamella.engine.views.container import command_line, container_document, mount_list, status_line
-from lamella.errors import InvalidArgument, NotFound
+from lamella.errors import InvalidArgument
 from lamella.model.gojson import now_ns, parse_time
 from lamella.model.ids import short_id
 
 if TYPE_CHECKING:
     from lamella.changeset.diff import Change
     from lamella.engine.images import Image
-    from lamella.engine.options import ContainerOptions
-    from lamella.engine.store import Store
+    from lamella.engine.opened import Opened
     from lamella.model.digest import ImageID
     from lamella.model.ids import CacheID, ContainerID
     from lamella.runtime.attach import Streams
@@ -31,8 +31,8 @@ class Container:
     Its facts are those of the moment it was looked up; whether it runs is asked of the machine each time.
     """
 
-    def __init__(self, store: Store, record: ContainerRecord) -> None:
-        self._store = store
+    def __init__(self, opened: Opened, record: ContainerRecord) -> None:
+        self._opened = opened
         self._record = record
 
     def __repr__(self) -> str:  # type: ignore[explicit-override]  # override() came with Python 3.12
@@ -67,7 +67,7 @@ class Container:
 
         name = self._record.image_name
         try:
-            current = self._store.parts.tags.find(parse_tagged(name))
+            current = self._opened.parts.tags.find(parse_tagged(name))
         except InvalidArgument:  # a name of another program's making, or an ID
             return name
         return name if current in {None, self.image_id} and name else short_id(self.image_id)
@@ -75,7 +75,7 @@ class Container:
     @property
     def image(self) -> Image | None:
         """Its image, None if that was removed."""
-        return self._store.find_image(self.image_id)
+        return find_image(self._opened, self.image_id)
 
     @property
     def created(self) -> int:
@@ -85,7 +85,7 @@ class Container:
     @property
     def state(self) -> str:
         """What it is now: created, running, paused, restarting, removing, exited or dead."""
-        return live_state(self._store.site, self._record).value
+        return live_state(self._opened.site, self._record).value
 
     @property
     def running(self) -> bool:
@@ -100,7 +100,7 @@ class Container:
     @property
     def exit_code(self) -> int:
         """The code it ended with last, 0 before that."""
-        return live_exit_code(self._store.site, self._record)
+        return live_exit_code(self._opened.site, self._record)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -137,26 +137,26 @@ class Container:
 
     def sizes(self) -> tuple[int, int]:
         """Return the bytes of its own files, and with those of its image."""
-        parts = self._store.parts
+        parts = self._opened.parts
         layer = parts.rwlayers.get(self.id)
         own = parts.rwlayers.size(layer)
         return own, own + sum(below.size for below in parts.layers.stack(layer.parent))
 
     def inspect(self, *, size: bool = False) -> dict[str, object]:
         """Return the document that ``docker inspect`` shows, with *size* also the sizes."""
-        layer = self._store.parts.rwlayers.find(self.id)
+        layer = self._opened.parts.rwlayers.find(self.id)
         own, total = self.sizes() if size else (None, 0)
         return container_document(
             {**self._record.config, "State": self._live_state()},
             self._record.host_config,
-            directories=None if layer is None else self._store.parts.rwlayers.metadata(layer),
+            directories=None if layer is None else self._opened.parts.rwlayers.metadata(layer),
             size=own,
             image_size=total - (own or 0),
         )
 
     def layers(self) -> list[Layer]:
         """Return the image's layers, base first, and on top the init layer and the writable layer."""
-        parts = self._store.parts
+        parts = self._opened.parts
         rw = parts.rwlayers.get(self.id)
         image = self.image
         if image is not None:
@@ -180,14 +180,14 @@ class Container:
         """
         from lamella.container.lifecycle import start_container
 
-        start_container(self._store.site, self.id)
+        start_container(self._opened.site, self.id)
         self._refresh()
 
     def stop(self, *, timeout: int | None = None, signal: str | None = None) -> None:
         """Ask it to end by its stop signal, or *signal*, and kill it after *timeout* seconds (10 by default)."""
         from lamella.container.lifecycle import DEFAULT_STOP_TIMEOUT, kill_container, stop_container
 
-        site = self._store.site
+        site = self._opened.site
         if signal is not None and self.running:
             from lamella.runtime.monitor import wait_exit
 
@@ -202,7 +202,7 @@ class Container:
         """Send *signal*, a name or a number, to its first process.  Raises Conflict if it does not run."""
         from lamella.container.lifecycle import kill_container
 
-        kill_container(self._store.site, self.id, signal)
+        kill_container(self._opened.site, self.id, signal)
         self._refresh()
 
     def run(self, streams: Streams, *, detach_keys: str = "ctrl-p,ctrl-q", forward_signals: bool = True) -> int | None:
@@ -216,7 +216,7 @@ class Container:
         from lamella.runtime.attach import parse_detach_keys
 
         keys = parse_detach_keys(detach_keys)
-        code = run_attached(self._store.site, self.id, streams, detach_keys=keys, forward_signals=forward_signals)
+        code = run_attached(self._opened.site, self.id, streams, detach_keys=keys, forward_signals=forward_signals)
         self._refresh()
         return code
 
@@ -228,7 +228,7 @@ class Container:
         from lamella.runtime.attach import parse_detach_keys
 
         keys = parse_detach_keys(detach_keys)
-        code = attach_container(self._store.site, self.id, streams, detach_keys=keys, forward_signals=forward_signals)
+        code = attach_container(self._opened.site, self.id, streams, detach_keys=keys, forward_signals=forward_signals)
         self._refresh()
         return code
 
@@ -247,7 +247,7 @@ class Container:
         from lamella.container.exec import exec_container
 
         return exec_container(
-            self._store.site,
+            self._opened.site,
             self.id,
             command,
             streams,
@@ -262,21 +262,21 @@ class Container:
         """Freeze its processes."""
         from lamella.container.lifecycle import pause_container
 
-        pause_container(self._store.site, self.id)
+        pause_container(self._opened.site, self.id)
         self._refresh()
 
     def unpause(self) -> None:
         """Thaw its processes."""
         from lamella.container.lifecycle import unpause_container
 
-        unpause_container(self._store.site, self.id)
+        unpause_container(self._opened.site, self.id)
         self._refresh()
 
     def wait(self) -> int:
         """Wait until it is at rest and return its exit code."""
         from lamella.container.lifecycle import wait_container
 
-        return wait_container(self._store.site, self.id)
+        return wait_container(self._opened.site, self.id)
 
     def logs(
         self, *, follow: bool = False, tail: int | None = None, since: int | None = None, until: int | None = None
@@ -288,7 +288,7 @@ class Container:
         """
         from lamella.container.session import iter_logs
 
-        return iter_logs(self._store.site, self.id, follow=follow, tail=tail, since=since, until=until)
+        return iter_logs(self._opened.site, self.id, follow=follow, tail=tail, since=since, until=until)
 
     def remove(self, *, force: bool = False, volumes: bool = False) -> None:
         """Remove it, its layers and its log; one that runs is Conflict, or killed first with *force*.
@@ -297,23 +297,23 @@ class Container:
         """
         from lamella.container.ending import remove_container
 
-        remove_container(self._store.site, self.id, force=force, volumes=volumes)
+        remove_container(self._opened.site, self.id, force=force, volumes=volumes)
 
     def rename(self, name: str) -> None:
         """Give it another name.  Raises AlreadyExists if that is taken."""
         from lamella.model.ids import parse_container_name
 
         chosen = parse_container_name(name)
-        with self._store.site.locked(self.id):
+        with self._opened.site.locked(self.id):
             self._refresh()
             self._record.name = chosen
-            self._store.parts.containers.write(self._record, host_config=False)
+            self._opened.parts.containers.write(self._record, host_config=False)
 
     # ------------------------------------------------------------------------------------------------ files
 
     def diff(self) -> list[Change]:
         """List what it changed on its image's file system, sorted by path."""
-        parts = self._store.parts
+        parts = self._opened.parts
         return parts.rwlayers.changes(parts.rwlayers.get(self.id))
 
     def commit(
@@ -334,7 +334,7 @@ class Container:
         from lamella.model.reference import parse_tagged
 
         made = commit_container(
-            self._store.site,
+            self._opened.site,
             self.id,
             None if reference is None else parse_tagged(reference),
             author=author,
@@ -342,13 +342,13 @@ class Container:
             changes=changes,
             pause=pause,
         )
-        return self._store.image(made)
+        return get_image(self._opened, made)
 
     def export(self, sink: BinaryIO) -> None:
         """Write its whole file system as one flat tar; volumes are not part of it."""
         from lamella.changeset.diff import write_tree
 
-        parts = self._store.parts
+        parts = self._opened.parts
         with parts.rwlayers.mounted_read_only(parts.rwlayers.get(self.id)) as root:
             write_tree(root, sink)
 
@@ -361,35 +361,35 @@ class Container:
         from lamella.container.copy import copy_out
 
         # As text: a Path would lose the slash or dot at the end, which has a meaning here.
-        copy_out(self._store.site, self.id, source, cast("Path", target), archive=archive, follow=follow)
+        copy_out(self._opened.site, self.id, source, cast("Path", target), archive=archive, follow=follow)
 
     def copy_in(self, source: Path | str, target: str, *, archive: bool = False, follow: bool = False) -> None:
         """Copy *source* of the host to *target* in the container, by the rules of ``docker cp``; see copy_out."""
         from lamella.container.copy import copy_in
 
-        copy_in(self._store.site, self.id, cast("Path", source), target, archive=archive, follow=follow)
+        copy_in(self._opened.site, self.id, cast("Path", source), target, archive=archive, follow=follow)
 
     def copy_out_tar(self, source: str, sink: BinaryIO, *, follow: bool = False) -> None:
         """Write *source* of the container as a tar whose members begin with its last name."""
         from lamella.container.copy import copy_out_tar
 
-        copy_out_tar(self._store.site, self.id, source, sink, follow=follow)
+        copy_out_tar(self._opened.site, self.id, source, sink, follow=follow)
 
     def copy_in_tar(self, stream: BinaryIO, target: str) -> None:
         """Unpack a tar, compressed or not, into the directory *target* of the container."""
         from lamella.container.copy import copy_in_tar
 
-        copy_in_tar(self._store.site, self.id, stream, target)
+        copy_in_tar(self._opened.site, self.id, stream, target)
 
     # ------------------------------------------------------------------------------------------------ internals
 
     def _refresh(self) -> None:
-        found = self._store.parts.containers.find(self.id)
+        found = self._opened.parts.containers.find(self.id)
         if found is not None:
             self._record = found
 
     def _directory(self, layer: CacheID) -> Path:
-        return self._store.layer_directory(layer)
+        return self._opened.layer_directory(layer)
 
     def _live_state(self) -> dict[str, object]:
         """Return the record's state, brought up to what the machine says."""
@@ -397,38 +397,3 @@ class Container:
         if state.get("Running") and not self.running:
             state |= {"Running": False, "Paused": False, "Restarting": False, "Pid": 0, "ExitCode": self.exit_code}
         return state
-
-
-def create_container(
-    store: Store, image: str, command: Sequence[str], options: ContainerOptions, *, platform: str
-) -> Container:
-    """Create a container at rest; see ``Store.create_container``."""
-    from lamella.container.create import create_container as create
-    from lamella.engine.options import plan_host_config, plan_settings
-
-    found = store.image(image)
-    if platform:
-        check_platform(found, platform)
-    settings = plan_settings(options, image, command)
-    record = create(store.parts, store.parts.images.get(found.id), settings, plan_host_config(options), options.name)
-    return Container(store, record)
-
-
-def check_platform(image: Image, text: str) -> None:
-    """Refuse an image that is not for the platform *text*."""
-    from lamella.model.platform import Platform, parse_platform
-
-    wanted = parse_platform(text)
-    config = image.config
-    offered = Platform(config.os or "linux", config.architecture or wanted.architecture, config.variant)
-    if offered[:2] != wanted[:2] or (wanted.variant and offered.variant and offered.variant != wanted.variant):
-        raise NotFound(f"image {image.short_id} is for {offered}, not for {wanted}; load one for that platform")
-
-
-def cleanup_container(store: Store, name: str) -> None:
-    """Take up what an unattended end left; see ``Store.cleanup``."""
-    from lamella.container.ending import clean_up
-
-    found = store.find_container(name)
-    if found is not None:
-        clean_up(store.site, found.id)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from lamella.engine.layers import Layer, steps_of_layers
 from lamella.engine.views.image import HistoryStep, ImageFacts, image_document, plan_history
-from lamella.errors import Unsupported
+from lamella.errors import NotFound, Unsupported
 from lamella.model.gojson import parse_time
 from lamella.model.ids import new_container_id, short_id
 from lamella.model.reference import Reference, parse_tagged
 
 if TYPE_CHECKING:
+    from lamella.engine.opened import Opened
     from lamella.engine.removal import Removed
-    from lamella.engine.store import Store
     from lamella.model.digest import ChainID, ImageID
     from lamella.model.imageconfig import ImageConfig
     from lamella.store.imagedb import StoredImage
@@ -32,12 +33,12 @@ class Image:
 
     def __init__(
         self,
-        store: Store,
+        opened: Opened,
         stored: StoredImage,
         references: Sequence[Reference],
         layers: Mapping[ChainID, StoredLayer] | None = None,
     ) -> None:
-        self._store = store
+        self._opened = opened
         self._stored = stored
         self._layers = layers
         self.references = list(references)
@@ -47,7 +48,7 @@ class Image:
         return f"<Image {self.short_id} {' '.join(self.tags) or '(untagged)'}>"
 
     def __eq__(self, other: object) -> bool:  # type: ignore[explicit-override]  # override() came with Python 3.12
-        return isinstance(other, Image) and other.id == self.id and other._store is self._store
+        return isinstance(other, Image) and other.id == self.id and other._opened is self._opened
 
     def __hash__(self) -> int:  # type: ignore[explicit-override]  # override() came with Python 3.12
         return hash(self.id)
@@ -102,7 +103,7 @@ class Image:
     def inspect(self) -> dict[str, object]:
         """Return the document that ``docker image inspect`` shows."""
         stack = self._stack()
-        driver = self._store.parts.root.driver
+        driver = self._opened.parts.root.driver
         facts = ImageFacts(
             references=self.references,
             size=sum(layer.size for layer in stack),
@@ -136,7 +137,7 @@ class Image:
         stack = self._stack()
         if not stack:
             raise Unsupported(f"image {self.short_id} has no layers, so there is nothing to mount")
-        with self._store.parts.root.driver.mounted_read_only(stack[-1].cache_id) as root:
+        with self._opened.parts.root.driver.mounted_read_only(stack[-1].cache_id) as root:
             yield root
 
     @contextlib.contextmanager
@@ -146,7 +147,7 @@ class Image:
         The copy costs nothing until something is written.  Should the process be killed, the next command that
         changes the store clears it away.
         """
-        parts = self._store.parts
+        parts = self._opened.parts
         with contextlib.ExitStack() as scope:
             # Its own failure undoes a transaction; leaving it well would publish, so the copy is removed first.
             tx = scope.enter_context(parts.root.transaction("scratch", ids=1))
@@ -156,13 +157,15 @@ class Image:
 
     def save(self, sink: BinaryIO) -> None:
         """Write the image with its tags as an archive that docker, podman, skopeo and containerd read."""
-        self._store.save([self.id], sink)
+        from lamella.transports.saving import save
+
+        save(self._opened.parts, [(self.id, [known for known in self.references if not known.digest])], sink)
 
     # ------------------------------------------------------------------------------------------------ changes
 
     def tag(self, reference: str) -> None:
         """Give the image the name *reference*, away from the image that had it; durable on return."""
-        parts = self._store.parts
+        parts = self._opened.parts
         with parts.root.writing():
             parts.tags.set(parse_tagged(reference), self.id)
             parts.images.touch(self.id)
@@ -173,21 +176,21 @@ class Image:
         *force* removes it also if it has tags in several repositories or a stopped container; *prune* removes parents
         left without a name.  Raises Conflict.  To take away one name only, use :meth:`Store.remove_image`.
         """
-        return self._store.remove_image(self.id, force=force, prune=prune)
+        return remove_image(self._opened, self.id, force=force, prune=prune)
 
     # ------------------------------------------------------------------------------------------------ internals
 
     def _stack(self) -> list[StoredLayer]:
         if self._layers is not None:
             return [self._layers[chain] for chain in self._stored.chains]
-        return self._store.parts.layers.stack(self._stored.top)
+        return self._opened.parts.layers.stack(self._stored.top)
 
     def _directory(self, layer: StoredLayer) -> Path:
-        return self._store.layer_directory(layer.cache_id)
+        return self._opened.layer_directory(layer.cache_id)
 
     def _lineage(self) -> list[tuple[str, tuple[str, ...]]]:
         """Follow the parents that this store knows; a loop in damaged metadata ends at its first return."""
-        images = self._store.parts.images
+        images = self._opened.parts.images
         found: list[tuple[str, tuple[str, ...]]] = [(self.id, tuple(self.tags))]
         seen = {self.id}
         parent = self.parent
@@ -195,8 +198,90 @@ class Image:
             stored = images.find(parent)
             if stored is None:
                 break
-            tags = [reference.familiar() for reference in self._store.parts.tags.references(parent)]
+            tags = [reference.familiar() for reference in self._opened.parts.tags.references(parent)]
             found.append((parent, tuple(tags)))
             seen.add(parent)
             parent = stored.parent
         return found
+
+
+def get_image(opened: Opened, name: str) -> Image:
+    """Return the image that *name* names: a reference, or the beginning of an ID.  Raises NotFound."""
+    stored = opened.parts.images.get(opened.parts.resolve(name))
+    return Image(opened, stored, opened.parts.tags.references(stored.id))
+
+
+def find_image(opened: Opened, name: str) -> Image | None:
+    """Return the image that *name* names, or None if there is none."""
+    try:
+        return get_image(opened, name)
+    except NotFound:
+        return None
+
+
+def list_images(opened: Opened, *, steps: bool, filters: Sequence[str] = ()) -> list[Image]:
+    """Return the images, newest first; without *steps* those that are only steps of others are left out."""
+    parts = opened.parts
+    layers = {layer.chain_id: layer for layer in parts.layers.iter_layers()}
+    names = parts.tags.by_image()
+    stored = list(parts.iter_usable(layers))
+    parents = {image.parent for image in stored}
+    images = [Image(opened, image, names.get(image.id, []), layers) for image in stored]
+    if not steps:
+        images = [image for image in images if image.references or image.id not in parents]
+    if filters:
+        images = _filtered(opened, images, filters)
+    return sorted(images, key=lambda image: image.created, reverse=True)
+
+
+def _filtered(opened: Opened, images: Iterable[Image], filters: Sequence[str]) -> list[Image]:
+    from lamella.engine.selection import image_test, matches_reference, reference_patterns
+
+    passes = image_test(filters, lambda name: get_image(opened, name), time.time_ns())
+    chosen = [image for image in images if passes(image)]
+    patterns = reference_patterns(filters)
+    if not patterns:
+        return chosen
+    for image in chosen:
+        image.references = [
+            reference
+            for reference in image.references
+            if any(matches_reference(p, reference.familiar_name(), reference.familiar()) for p in patterns)
+        ]
+    return [image for image in chosen if image.references]
+
+
+def remove_image(opened: Opened, name: str, *, force: bool, prune: bool) -> list[Removed]:
+    """Do what ``docker rmi`` does with *name*; see ``Store.remove_image``."""
+    from lamella.engine import removal
+    from lamella.engine.shelf import StoreShelf
+
+    with opened.parts.root.writing():
+        image = opened.parts.resolve(name)
+        return removal.remove_image(StoreShelf(opened), image, name, force=force, prune=prune)
+
+
+def prune_images(opened: Opened, *, everything: bool, filters: Sequence[str]) -> tuple[list[Removed], int]:
+    """Remove what pruning removes; return it and the bytes it freed."""
+    from lamella.engine import removal
+    from lamella.engine.selection import image_test
+    from lamella.engine.shelf import StoreShelf
+    from lamella.model.filters import parse_bool, parse_filters
+
+    wanted = parse_filters(filters, ("dangling", "label", "until"))
+    if parse_bool("dangling", wanted.get("dangling", [])) is False:
+        everything = True
+    rest = [word for word in filters if not word.startswith("dangling")]
+    with opened.parts.root.writing():
+        sizes = {layer.chain_id: layer.size for layer in opened.parts.layers.iter_layers()}
+        passes = image_test(rest, lambda name: get_image(opened, name), time.time_ns())
+        images = list_images(opened, steps=True)
+        chosen = {image.id for image in images if passes(image)}
+        removed = removal.prune_images(
+            StoreShelf(opened),
+            [image.id for image in images],
+            everything=everything,
+            keep=lambda image: image not in chosen,
+        )
+    gone = {step.deleted for step in removed}
+    return removed, sum(size for chain, size in sizes.items() if chain in gone)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lamella._version import __version__
 
 if TYPE_CHECKING:
-    from lamella.engine.store import Store
+    from lamella.engine.opened import Opened
 
 TOOLS = ("crun", "runc", "conmon")
 
@@ -39,12 +39,15 @@ def tool_version(name: str) -> str:
     return first.removeprefix(f"{name} version ").strip() or "unknown"
 
 
-def describe_store(store: Store) -> dict[str, object]:
+def describe_store(opened: Opened) -> dict[str, object]:
     """Return counts, places and warnings, under Docker's names where it has them."""
-    containers = store.containers(all=True)
+    from lamella.engine.fleet import list_containers
+    from lamella.engine.images import list_images
+
+    containers = list_containers(opened, resting=True)
     states = [container.state for container in containers]
-    images = store.images(all=True)
-    layers = {layer.chain_id: layer.size for layer in store.parts.layers.iter_layers()}
+    images = list_images(opened, steps=True)
+    layers = {layer.chain_id: layer.size for layer in opened.parts.layers.iter_layers()}
     return {
         "Containers": len(containers),
         "ContainersRunning": states.count("running"),
@@ -53,40 +56,40 @@ def describe_store(store: Store) -> dict[str, object]:
         "Images": len(images),
         "Layers": len(layers),
         "LayersSize": sum(layers.values()),
-        "Driver": store.driver,
-        "DockerRootDir": str(store.root),
-        "StateDir": str(store.state),
+        "Driver": opened.parts.root.driver.name,
+        "DockerRootDir": str(opened.root),
+        "StateDir": str(opened.state),
         "ServerVersion": __version__,
         "KernelVersion": os.uname().release,
         "OSType": "linux",
         "Architecture": os.uname().machine,
         "NCPU": os.cpu_count() or 1,
-        "DefaultRuntime": _runtime_name(store),
-        "Warnings": [*_warnings(store), *store.problems],
+        "DefaultRuntime": _runtime_name(opened),
+        "Warnings": [*_warnings(opened), *opened.parts.problems],
     }
 
 
-def _runtime_name(store: Store) -> str:
+def _runtime_name(opened: Opened) -> str:
     from lamella.errors import Unavailable
 
     try:
-        return store.site.runtime.name
+        return opened.site.runtime.name
     except Unavailable:
         return ""
 
 
-def _warnings(store: Store) -> list[str]:
+def _warnings(opened: Opened) -> list[str]:
     from lamella.errors import Unavailable
     from lamella.linux import spawn
     from lamella.store.dockerd import find_dockerd
 
     found = []
-    for attempt in (lambda: store.site.runtime, lambda: spawn.find_tool("conmon", package="conmon")):
+    for attempt in (lambda: opened.site.runtime, lambda: spawn.find_tool("conmon", package="conmon")):
         try:
             attempt()
         except Unavailable as error:
             found.append(str(error))
-    pid = find_dockerd(store.root)
+    pid = find_dockerd(opened.root)
     if pid is not None:
         found.append(f"dockerd{f' (pid {pid})' if pid else ''} is running on this data-root: it can be read only")
     return found

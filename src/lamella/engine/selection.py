@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from lamella.errors import InvalidArgument, NotFound
 from lamella.model.filters import match_pairs, parse_bool, parse_filters
@@ -12,8 +12,7 @@ from lamella.model.gojson import parse_time
 from lamella.model.units import parse_duration
 
 if TYPE_CHECKING:
-    from lamella.engine.containers import Container
-    from lamella.engine.images import Image
+    from lamella.model.reference import Reference
 
 IMAGE_FILTERS = ("before", "dangling", "label", "reference", "since", "until")
 CONTAINER_FILTERS = (
@@ -21,6 +20,60 @@ CONTAINER_FILTERS = (
 )  # fmt: skip
 STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
 _SECOND = 1_000_000_000
+
+
+class ListedImage(Protocol):
+    """What the filters look at of an image."""
+
+    references: list[Reference]
+
+    @property
+    def created(self) -> int:
+        """When it was made."""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Its labels."""
+
+
+class ListedContainer(Protocol):
+    """What the filters look at of a container."""
+
+    @property
+    def id(self) -> str:
+        """Its ID."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def created(self) -> int:
+        """When it was created."""
+
+    @property
+    def state(self) -> str:
+        """What it is now."""
+
+    @property
+    def exit_code(self) -> int:
+        """How it ended."""
+
+    @property
+    def image_id(self) -> str:
+        """Its image."""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Its labels."""
+
+    @property
+    def networks(self) -> list[str]:
+        """Its networks."""
+
+    @property
+    def mounts(self) -> list[dict[str, object]]:
+        """Its mounts."""
 
 
 def parse_moment(text: str, now: int) -> int:
@@ -35,7 +88,7 @@ def parse_moment(text: str, now: int) -> int:
     return now - parse_duration(text)
 
 
-def image_test(filters: Sequence[str], find: Callable[[str], Image], now: int) -> Callable[[Image], bool]:
+def image_test(filters: Sequence[str], find: Callable[[str], ListedImage], now: int) -> Callable[[ListedImage], bool]:
     """Return the test that *filters* ask of an image; ``reference`` is left to :func:`select_references`."""
     wanted = parse_filters(filters, IMAGE_FILTERS)
     dangling = parse_bool("dangling", wanted.get("dangling", []))
@@ -43,7 +96,7 @@ def image_test(filters: Sequence[str], find: Callable[[str], Image], now: int) -
     since = [find(name).created for name in wanted.get("since", [])]
     until = [parse_moment(text, now) for text in wanted.get("until", [])]
 
-    def passes(image: Image) -> bool:
+    def passes(image: ListedImage) -> bool:
         return (
             (dangling is None or dangling == (not image.references))
             and match_pairs(wanted.get("label", []), image.labels)
@@ -92,8 +145,8 @@ def _glob(pattern: str) -> re.Pattern[str]:
 
 
 def container_test(
-    filters: Sequence[str], find: Callable[[str], Container], lineage: Callable[[str], set[str]]
-) -> Callable[[Container], bool]:
+    filters: Sequence[str], find: Callable[[str], ListedContainer], lineage: Callable[[str], set[str]]
+) -> Callable[[ListedContainer], bool]:
     """Return the test that *filters* ask of a container; *lineage* gives an image's ID and those of its descendants."""
     wanted = parse_filters(filters, CONTAINER_FILTERS)
     for state in wanted.get("status", []):
@@ -106,7 +159,7 @@ def container_test(
     identities = [_regular(text) for text in wanted.get("id", [])]
     exited = [_number(text) for text in wanted.get("exited", [])]
 
-    def passes(container: Container) -> bool:
+    def passes(container: ListedContainer) -> bool:
         state = container.state
         return (
             ("status" not in wanted or state in wanted["status"])

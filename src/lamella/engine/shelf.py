@@ -10,17 +10,19 @@ from lamella.model.digest import ChainID, ImageID
 from lamella.model.reference import Reference
 
 if TYPE_CHECKING:
-    from lamella.engine.store import Store
+    from lamella.engine.opened import Opened
 
 
 class StoreShelf:
     """A ``removal.Shelf`` over a real store; containers are looked at once, since none can come meanwhile."""
 
-    def __init__(self, store: Store) -> None:
-        self._parts = store.parts
+    def __init__(self, opened: Opened) -> None:
+        from lamella.container.status import live_state
+
+        self._parts = opened.parts
         self._users = [
-            User(container.id, container.image_id, container.state in {"running", "paused", "restarting"})
-            for container in store.containers(all=True)
+            User(record.id, record.image, live_state(opened.site, record) in {"running", "paused", "restarting"})
+            for record in opened.parts.containers.iter_records()
         ]
 
     def references(self, image: ImageID) -> Sequence[Reference]:

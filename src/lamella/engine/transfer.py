@@ -5,44 +5,50 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from lamella.engine.store import Loaded
+from lamella.engine.images import Image, get_image
 from lamella.errors import InvalidArgument, NotFound
 from lamella.model.digest import ImageID
 from lamella.model.progress import Reporter
 from lamella.model.reference import Reference, parse_reference, parse_tagged
 
 if TYPE_CHECKING:
-    from lamella.engine.images import Image
-    from lamella.engine.store import Store
+    from lamella.engine.opened import Opened
 
 
-def load_images(store: Store, source: BinaryIO | Path, report: Reporter) -> list[Loaded]:
+class Loaded(NamedTuple):
+    """One image that came in with an archive, and the names it was given."""
+
+    image: Image
+    references: list[str]
+
+
+def load_images(opened: Opened, source: BinaryIO | Path, report: Reporter) -> list[Loaded]:
     """Load every image of an archive and look each up as it now is."""
     from lamella.transports.loading import load
 
     return [
-        Loaded(store.image(item.id), [reference.familiar() for reference in item.references])
-        for item in load(store.parts, source, report=report)
+        Loaded(get_image(opened, item.id), [reference.familiar() for reference in item.references])
+        for item in load(opened.parts, source, report=report)
     ]
 
 
-def save_images(store: Store, names: Sequence[str], sink: BinaryIO, report: Reporter) -> None:
+def save_images(opened: Opened, names: Sequence[str], sink: BinaryIO, report: Reporter) -> None:
     """Write the images that *names* name, each once, with the tags by which they were named."""
     from lamella.transports.saving import save
 
     chosen: dict[ImageID, list[Reference]] = {}
     for name in names:
-        for image, references in plan_save(store, name):
+        for image, references in plan_save(opened, name):
             known = chosen.setdefault(image, [])
             known += [reference for reference in references if reference not in known]
-    save(store.parts, list(chosen.items()), sink, report=report)
+    save(opened.parts, list(chosen.items()), sink, report=report)
 
 
-def plan_save(store: Store, name: str) -> list[tuple[ImageID, list[Reference]]]:
+def plan_save(opened: Opened, name: str) -> list[tuple[ImageID, list[Reference]]]:
     """Return what *name* stands for in ``save``: an ID one image without tags, a repository all that it tags."""
-    tags = store.parts.tags
+    tags = opened.parts.tags
     with contextlib.suppress(InvalidArgument):
         reference = parse_reference(name)
         if reference.tag is None and reference.digest is None:
@@ -57,13 +63,13 @@ def plan_save(store: Store, name: str) -> list[tuple[ImageID, list[Reference]]]:
             if tagged is not None:
                 return [(tagged, [] if reference.digest else [reference])]
     try:
-        return [(store.parts.resolve(name), [])]
+        return [(opened.parts.resolve(name), [])]
     except NotFound:
         raise NotFound(f"No such image: {name}") from None
 
 
 def import_image(
-    store: Store,
+    opened: Opened,
     source: BinaryIO | Path,
     reference: str | None,
     *,
@@ -82,7 +88,7 @@ def import_image(
                 raise InvalidArgument(f"{source} is a directory; pack it: tar -C {source} -c . | lamella import -")
             source = scope.enter_context(source.open("rb"))
         image = import_filesystem(
-            store.parts,
+            opened.parts,
             source,
             reference=None if reference is None else parse_tagged(reference),
             changes=changes,
@@ -90,4 +96,4 @@ def import_image(
             platform=parse_platform(platform) if platform else host_platform(),
             report=report,
         )
-    return store.image(image)
+    return get_image(opened, image)

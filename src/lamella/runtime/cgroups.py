@@ -17,6 +17,8 @@ class Cgroups(NamedTuple):
     version: int
     controllers: frozenset[str]
     hide_unified: bool = False
+    #: nothing is mounted where the runtime insists on finding something
+    bare: bool = False
 
     def has(self, controller: str) -> bool:
         """Tell whether limits of *controller* can be set."""
@@ -30,14 +32,15 @@ def read_cgroups() -> Cgroups:
     version 2 there, so ``hide_unified`` asks for that one mount to be taken out of the runtime's own view.
     """
     controllers: set[str] = set()
-    unified = hybrid = writable = False
+    unified = hybrid = writable = covered = False
     with open("/proc/self/mountinfo", "rb") as mounts:
         for line in mounts:
-            if b" - cgroup" not in line:
+            if b" /sys/fs/cgroup" not in line:
                 continue
             head, _, tail = line.partition(b" - ")
             target, options = os.fsdecode(head.split()[4]), head.split()[5].split(b",")
             kind, _, super_options = tail.split()[:3]
+            covered = covered or target == _ROOT
             if kind == b"cgroup2" and target == _ROOT:
                 unified, writable = True, b"rw" in options
                 controllers.update(_words(f"{_ROOT}/cgroup.controllers"))
@@ -47,7 +50,7 @@ def read_cgroups() -> Cgroups:
                 controllers.update(word.decode() for word in super_options.split(b",") if word not in (b"rw", b"ro"))
                 writable = writable or b"rw" in options
     if not writable:
-        return Cgroups(0, frozenset())
+        return Cgroups(0, frozenset(), bare=not covered)
     return Cgroups(2 if unified else 1, frozenset(controllers), hide_unified=hybrid and not unified)
 
 

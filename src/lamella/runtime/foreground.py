@@ -1,18 +1,26 @@
 """Running one container in the foreground, without a monitor: what a build step needs.
 
-The runtime is our child, its streams are the caller's descriptors, and nothing outlives the call.
+The runtime is our child, its streams are the caller's descriptors, and nothing outlives the call.  A caller that is
+killed leaves its container running for nobody: the next call ends it.
 """
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from lamella.linux import spawn
+from lamella.linux.locks import try_lock, unlock
 from lamella.model.gojson import encode
+from lamella.model.ids import is_container_id
 from lamella.runtime.oci_cli import TOOL_ENVIRONMENT, OCIRuntime, message_of, start_failure
 from lamella.runtime.rundir import RunDirectory
 
 _LOG_LIMIT: Final = 1 << 16
+#: Locked in the run directory by whoever waits for the container.
+_OWNER: Final = "owner"
 
 
 def run_foreground(
@@ -30,7 +38,11 @@ def run_foreground(
     kinds if the command never ran.  An exception in the caller's thread kills the container; in every case the
     runtime's state and the run directory are gone on return.
     """
+    sweep_foreground(runtime, run.state)
     run.create()
+    # Locked before it bears the name that others look for.
+    owner = try_lock(run.path / f".{_OWNER}")
+    os.rename(run.path / f".{_OWNER}", run.path / _OWNER)
     log = run.path / "runtime.log"
     log.touch(0o600)
     finished = False
@@ -60,3 +72,25 @@ def run_foreground(
     finally:
         runtime.delete(run.name, force=True)
         run.remove()
+        if owner is not None:
+            unlock(owner)
+
+
+def sweep_foreground(runtime: OCIRuntime, state: Path) -> None:
+    """End the foreground containers below *state* whose callers were killed."""
+    try:
+        names = [name for name in os.listdir(state) if is_container_id(name)]
+    except FileNotFoundError:
+        return
+    for name in names:
+        owner = state / name / _OWNER
+        if not owner.exists():
+            continue
+        with suppress(FileNotFoundError):
+            fd = try_lock(owner)
+            if fd is not None:
+                try:
+                    runtime.delete(name, force=True)
+                    RunDirectory(state, name).remove()
+                finally:
+                    unlock(fd)

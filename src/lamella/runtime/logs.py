@@ -67,7 +67,7 @@ def _append(source: Path, target: Path, before: int) -> None:
     with open(fd, "wb", buffering=_BLOCK) as sink, source.open("rb") as lines:
         os.ftruncate(sink.fileno(), before)
         sink.seek(before)
-        sink.writelines(map(json_line, _whole_lines(_iter_monitor_log(lines, lambda: True))))
+        sink.writelines(map(json_line, _iter_monitor_log(lines, lambda: True)))
     source.unlink()
 
 
@@ -97,7 +97,7 @@ def read_logs(
     *tail* keeps the last so many lines of what there is now; *since* and *until* are nanoseconds since the epoch.
     With *follow* it goes on while *is_running* says so, and then to the end of what was written.
     """
-    records = _whole_lines(_iter_all(directory, name, follow=follow, tail=tail, is_running=is_running))
+    records = _iter_all(directory, name, follow=follow, tail=tail, is_running=is_running)
     for record in records:
         if until is not None and record.time > until:
             return
@@ -115,7 +115,7 @@ def _iter_all(
 
             last: deque[Record] = deque(maxlen=tail)
             for file, form in files:
-                last.extend(_whole_lines(form(file, lambda: True)))
+                last.extend(form(file, lambda: True))
             kept = list(last)
             yield from kept
         else:
@@ -204,7 +204,11 @@ def _iter_json_log(file: BinaryIO, limit: int | None) -> Iterator[Record]:
 
 
 def _iter_monitor_log(file: BinaryIO, ended: Callable[[], bool]) -> Iterator[Record]:
-    """Read the monitor's form; at the end of the file go on until *ended*."""
+    """Read the monitor's form in dockerd's pieces; at the end of the file go on until *ended*."""
+    yield from _whole_lines(_iter_parts(file, ended))
+
+
+def _iter_parts(file: BinaryIO, ended: Callable[[], bool]) -> Iterator[Record]:
     rest = b""
     while True:
         block = file.read(_BLOCK)
@@ -224,19 +228,18 @@ def _iter_monitor_log(file: BinaryIO, ended: Callable[[], bool]) -> Iterator[Rec
                 yield Record(parse_time(moment.decode("ascii", "replace")), stream.decode(), text + newline)
 
 
-def _whole_lines(records: Iterator[Record]) -> Iterator[Record]:
+def _whole_lines(parts: Iterator[Record]) -> Iterator[Record]:
     """Join the parts of a line, and cut lines of more than 16 KiB as dockerd does; a piece has its line's time."""
     held: dict[str, Record] = {}
-    for record in records:
-        before = held.pop(record.stream, None)
-        if before is not None:
-            record = Record(before.time, record.stream, before.text + record.text)  # noqa: PLW2901
+    for part in parts:
+        begun = held.pop(part.stream, None)
+        record = part if begun is None else Record(begun.time, part.stream, begun.text + part.text)
         text = record.text
         while len(text) > _PIECE or (len(text) == _PIECE and not text.endswith(b"\n")):
             yield record._replace(text=text[:_PIECE])
             text = text[_PIECE:]
         if text.endswith(b"\n"):
             yield record._replace(text=text)
-        elif text:
-            held[record.stream] = record._replace(text=text)
-    yield from held.values()
+        else:
+            held[part.stream] = record._replace(text=text)
+    yield from (record for record in held.values() if record.text)

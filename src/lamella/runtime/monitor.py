@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from lamella.errors import InvalidArgument, StartFailed, Unavailable
 from lamella.linux import spawn
+from lamella.linux.locks import is_locked, try_lock
 from lamella.runtime.oci_cli import TOOL_ENVIRONMENT, OCIRuntime, start_failure
 from lamella.runtime.rundir import RunDirectory, open_pidfd
 
@@ -73,14 +76,19 @@ def create_monitored(
         guarded = ["-n", "-E", "0", "-F", str(run.attended), *exit_command]
         line += [f"--exit-command={flock}", *(f"--exit-command-arg={argument}" for argument in guarded)]
     reader, writer = os.pipe2(os.O_CLOEXEC)
+    # Inherited, so that it is held for as long as anything works on this directory, whatever becomes of us.
+    lock = try_lock(run.monitor_lock)
     try:
         try:
             environment = dict(TOOL_ENVIRONMENT, _OCI_SYNCPIPE=str(writer))
             if terminal and len(os.fsencode(run.state)) + len("/conmon-term.XXXXXX") < _SOCKET_LIMIT:
                 environment["TMPDIR"] = str(run.state)
-            done = spawn.run(line, env=environment, pass_fds=(writer,))
+            # The monitor leaves an "oom" file in its working directory, and would keep any other busy.
+            done = spawn.run(line, env=environment, pass_fds=(writer, *(() if lock is None else (lock,))), cwd=run.path)
         finally:
             os.close(writer)
+            if lock is not None:
+                os.close(lock)
         if done.code != 0:
             text = " ".join(done.stderr.decode("utf-8", "replace").split())
             raise StartFailed(f"container {run.name[:12]} could not be started: conmon said: {text or done.code}")
@@ -89,6 +97,23 @@ def create_monitored(
         os.close(reader)
     run.write_identity(pid)
     return pid
+
+
+def end_creation(runtime: OCIRuntime, run: RunDirectory) -> None:
+    """End a monitor, and what it has created, that nobody knows of: its caller was killed before it had recorded them."""
+    deadline = time.monotonic() + _LINGER
+    while is_locked(run.monitor_lock):
+        pid = run.read_monitor()
+        if pid is not None and run.is_monitor(pid):
+            # The runtime dies with it while it creates.
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        elif pid is not None:
+            # The container's first process waits for its start, with the lock still in its hands.
+            runtime.delete(run.name, force=True)
+        if time.monotonic() > deadline:
+            raise Unavailable(f"container {run.name[:12]} is still being created by another process; try again")
+        time.sleep(0.005)
 
 
 def wait_exit(run: RunDirectory, *, timeout: float | None = None) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -77,15 +78,28 @@ class OCIRuntime:
         it is run in a mount namespace of its own from which that mount has been taken.
         """
         if self.name == "crun" and self.cgroups.hide_unified:
-            unshare = spawn.find_tool("unshare", package="util-linux")
-            script = 'umount /sys/fs/cgroup/unified && exec "$0" "$@"'
-            prefix = (unshare, "--mount", "--propagation", "slave", "/bin/sh", "-c", script, self.program)
-            return prefix + self.global_arguments()
+            return self._prepared("umount /sys/fs/cgroup/unified")
+        return self._program()
+
+    def _program(self) -> tuple[str, ...]:
+        """Return the program for everything but creating.
+
+        crun always looks at /sys/fs/cgroup, and gives up where no kernel has mounted anything.
+        """
+        if self.name == "crun" and self.cgroups.bare:
+            return self._prepared("mount -t tmpfs none /sys/fs/cgroup")
         return (self.program, *self.global_arguments())
+
+    def _prepared(self, preparation: str) -> tuple[str, ...]:
+        """Return the program, run in a mount namespace of its own after *preparation* of it."""
+        unshare = spawn.find_tool("unshare", package="util-linux")
+        script = f'{preparation} && exec "$0" "$@"'
+        prefix = (unshare, "--mount", "--propagation", "slave", "/bin/sh", "-c", script, self.program)
+        return prefix + self.global_arguments()
 
     def arguments(self, verb: str, *rest: str) -> list[str]:
         """Return the command line of *verb* on something that exists already."""
-        return [self.program, *self.global_arguments(), verb, *rest]
+        return [*self._program(), verb, *rest]
 
     def run_arguments(
         self, bundle: Path, name: str, *, pid_file: Path | None = None, log: Path | None = None
@@ -102,11 +116,11 @@ class OCIRuntime:
         *,
         terminal: bool = False,
         detach: bool = False,
-        pid_file: Path | None = None,
+        console_socket: str | None = None,
         log: Path | None = None,
     ) -> list[str]:
         """Return the command line that runs the process document *process* in container *name*."""
-        line = [self.program, *self.global_arguments()]
+        line = [*self._program()]
         if log is not None:
             line += ["--log", str(log)]
         line += ["exec", "--process", str(process)]
@@ -114,8 +128,8 @@ class OCIRuntime:
             line.append("--tty")
         if detach:
             line.append("--detach")
-        if pid_file is not None:
-            line += ["--pid-file", str(pid_file)]
+        if console_socket is not None:
+            line += ["--console-socket", console_socket]
         return [*line, name]
 
     def start(self, name: str) -> None:
@@ -149,6 +163,17 @@ class OCIRuntime:
         done = self._run("delete", *(("--force",) if force else ()), name)
         if done.code != 0 and not _GONE.search(message_of(done.stderr)):
             raise self._failure(name, "delete", done)
+        if force and (self.state / name).exists():
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        """Remove what a runtime that was killed while it created has left; it knows nothing of that itself."""
+        from lamella.fs.tree import remove_tree
+
+        remove_tree(self.state / name)
+        for group in (Path("/sys/fs/cgroup/lamella"), *Path("/sys/fs/cgroup").glob("*/lamella")):
+            with suppress(OSError):
+                (group / name).rmdir()
 
     def status(self, name: str) -> str | None:
         """Return created, running, paused or stopped as the runtime sees it, None if it knows no such container."""

@@ -6,9 +6,11 @@
         config.json              the OCI configuration; the directory is the bundle
         pid                      first process, written by the monitor
         monitor.pid              the monitor
+        monitor.lock             held by the monitor and by the runtime while it creates
         identity                 both with their start times, written when the container had been created
         attach  ctl  winsz       the monitor's socket and fifos
         exit                     exit code, written by the monitor after the last output
+        oom                      there if the kernel killed for lack of memory
         attended                 locked, shared, by each command that will clean up after the exit itself
         log                      link to the directory that holds the monitor's log
     <state>/oci/                 what the OCI runtime knows
@@ -43,6 +45,7 @@ class RunDirectory:
         self.config = self.path / "config.json"
         self.pid_file = self.path / "pid"
         self.monitor_pid_file = self.path / "monitor.pid"
+        self.monitor_lock = self.path / "monitor.lock"
         self.identity_file = self.path / "identity"
         self.attach_socket = self.path / "attach"
         self.control = self.path / "ctl"
@@ -73,6 +76,18 @@ class RunDirectory:
         values = Identity(pid, start_time(pid) or 0, monitor, start_time(monitor) or 0)
         self.identity_file.write_text(" ".join(map(str, values)))
 
+    def read_monitor(self) -> int | None:
+        """Return the number the monitor had when it began, None before that."""
+        return _number(self.monitor_pid_file)
+
+    @staticmethod
+    def is_monitor(pid: int) -> bool:
+        """Tell whether *pid* is a monitor, be it this one's or another's."""
+        try:
+            return Path(f"/proc/{pid}/comm").read_text().strip() == "conmon" and start_time(pid) is not None
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
     def read_identity(self) -> Identity | None:
         """Return who runs here, None if nothing was ever created (or the machine was restarted)."""
         try:
@@ -96,6 +111,10 @@ class RunDirectory:
         """Tell whether the monitor runs: an exit code is still to come or just being written."""
         found = self.read_identity()
         return found is not None and is_running(found.monitor, found.monitor_started)
+
+    def ran_out_of_memory(self) -> bool:
+        """Tell whether the monitor saw the kernel kill for lack of memory."""
+        return (self.path / "oom").exists()
 
     def read_exit_code(self) -> int | None:
         """Return the exit code the monitor left, None if it has left none."""

@@ -12,6 +12,7 @@
       lamella/                         lamella's own; dockerd ignores it, and all of it may be deleted at rest
         lock                           the store lock
         unclean                        a change of records began and did not end well
+        deferred                       layers to be looked at again when an operation ends
         tx/<id>.json                   intent records, locked by their owners (transactions)
         locks/<chain>                  one layer being made: the second process waits
         mounts/                        who holds which mount                (drivers)
@@ -47,6 +48,9 @@ class Recovery(Protocol):
 
     def recover(self, *, thorough: bool) -> None:
         """See to every dead transaction and unfinished removal; ``thorough`` if a writer died holding the lock."""
+
+    def release_deferred(self) -> None:
+        """Remove what only the transaction that just ended still needed."""
 
     def undo(self, intent: Intent) -> None:
         """Take one transaction back, or forward if it was decided."""
@@ -143,7 +147,8 @@ class DataRoot:
                         if self.recovery is not None:
                             self.recovery.recover(thorough=self._marker.exists())
                         self._ready = True
-                    os.close(os.open(self._marker, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                    with contextlib.suppress(OSError):  # a hint for recovery; a full disk must not stop a removal
+                        os.close(os.open(self._marker, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
                     yield
                     self._marker.unlink(missing_ok=True)
                 finally:
@@ -169,6 +174,8 @@ class DataRoot:
                 raise
             self.transactions.remove(tx)
             tx.close(remove=True)
+        if self.recovery is not None and kind != "release":
+            self.recovery.release_deferred()
 
     def _abandon(self, tx: Transaction, error: BaseException) -> None:
         undone = False

@@ -152,13 +152,19 @@ class ImageDB:
             path = self.content / hex_of(image_id)
             if find_small(path, CONFIG_LIMIT) != raw:
                 if tx is not None:
-                    tx.note("image", image_id)
+                    self.announce(image_id, tx)
+                    tx.sync()
                 write_file(path, raw, mode=0o600)
             if parent is not None:
                 self._write_metadata(image_id, "parent", parent.encode())
             if built_locally:
                 self._write_metadata(image_id, "builtLocally", b"\x01")
         return image_id
+
+    def announce(self, id: ImageID, tx: Transaction) -> None:  # noqa: A002  (the vocabulary's word)
+        """Say that a transaction is about to store an image; before its layers are published, this costs no sync."""
+        if id not in tx.intent.images and not self.exists(id):
+            tx.note("image", id)
 
     def touch(self, id: ImageID, *, moment: str | None = None) -> None:  # noqa: A002  (the vocabulary's word)
         """Set ``lastUpdated``, as Docker does when it tags what was built, committed or imported."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lamella.errors import DataLoss, NotFound
 from lamella.model.digest import ChainID, ImageID
+from lamella.model.ids import ContainerID
 from lamella.store.containerdb import ContainerDB
 from lamella.store.dataroot import DataRoot
 from lamella.store.distribution import Distribution
@@ -114,6 +115,24 @@ class ImageStore:
             tx.sync()  # from here on a writer that comes after a crash goes on with it
             self.images.remove(id)
             return self.layers.release_unused(reversed(tx.intent.chains), but=tx.id)
+
+    def delete_container(self, id: ContainerID) -> None:  # noqa: A002  (the vocabulary's word)
+        """Remove a container's layer and directory, and the image layers if the image went before it.
+
+        Its processes must be gone and its log closed.  Raises NotFound, or InUse while its layer is mounted.  Killed
+        in the middle, it is finished by the next writer.
+        """
+        rw = self.rwlayers.find(id)
+        record = self.containers.find(id)
+        if rw is None and record is None and not self.containers.path(id).is_dir():
+            raise NotFound(f"No such container: {id}")
+        with self.root.transaction("discard", ids=0) as tx:
+            if rw is not None:
+                self.rwlayers.remove(rw, tx=tx)
+            if self.containers.path(id).is_dir():
+                self.containers.remove(id)
+            if rw is not None and rw.parent is not None and (record is None or not self.images.exists(record.image)):
+                self.layers.release_unused([rw.parent], but=tx.id)
 
     def _chains_of(self, id: ImageID) -> list[ChainID]:  # noqa: A002  (the vocabulary's word)
         try:

@@ -22,15 +22,17 @@ from lamella.errors import Conflict, DataLoss, InvalidArgument, NotFound
 from lamella.fs.atomic import fsync_dir, sync_filesystem
 from lamella.fs.tree import remove_tree
 from lamella.linux.locks import locked
-from lamella.model.digest import EMPTY_LAYER, ChainID, DiffID, chain_id, hex_of
+from lamella.model.digest import EMPTY_LAYER, ChainID, DiffID, chain_id, hex_of, is_hex64, parse_digest
 from lamella.model.ids import CacheID
 from lamella.store.dataroot import DataRoot
 from lamella.store.imagedb import ImageDB
 from lamella.store.layerdb import MAX_DEPTH, TAR_SPLIT, Layer, LayerDB, find_cache_id, write_record
 from lamella.store.mountdb import MountDB, RWLayer, write_set_name
+from lamella.store.smallfiles import find_small
 from lamella.store.transactions import PendingLayer, Transaction, iter_intents
 
 Advance = Callable[[int], None]
+_DEFERRED_LIMIT = 16 << 20
 
 
 class LayerStore:
@@ -40,6 +42,7 @@ class LayerStore:
         self._root = root
         self._images = images
         self._mounts = mounts
+        self._deferred = root.lamella_dir / "deferred"
         self.db = db
 
     # ------------------------------------------------------------------------------------------------ finding
@@ -156,6 +159,7 @@ class LayerStore:
         for item in tx.pending:
             tx.note("chain", item.layer.chain_id)
         sync_filesystem(self._root.path)
+        tx.durable = True
         with self._root.writing():
             for item in tx.pending:
                 final = self.db.path(item.layer.chain_id)
@@ -197,11 +201,33 @@ class LayerStore:
     def release_unused(self, candidates: Iterable[ChainID], *, but: str = "") -> list[ChainID]:
         """Remove those of ``candidates``, and of the layers below them, that nothing needs; return what went, top first.
 
-        Needed is what an image, a mount record, another layer or a running operation (except ``but``) names.
+        Needed is what an image, a mount record, another layer or a running operation (except ``but``) names.  What
+        only a running operation keeps is looked at again when one ends.
         """
+        with contextlib.ExitStack() as stack:
+            wanted = list(candidates)
+            stack.enter_context(self._root.writing())
+            if not but:  # nobody else remembers what is to go, should this process be killed in the middle
+                tx = stack.enter_context(self._root.transaction("release", ids=0))
+                for chain in wanted:
+                    tx.note("chain", chain)
+                but = tx.id
+            return self._release(wanted, but)
+
+    def release_deferred(self) -> None:
+        """Look again at what running operations kept from being removed; costs one look if there was nothing."""
+        if not self._deferred.exists():
+            return
+        with self._root.writing():
+            lines = (find_small(self._deferred, _DEFERRED_LIMIT) or b"").decode("ascii", "replace").split()
+            self._deferred.unlink(missing_ok=True)
+            self.release_unused([ChainID(DiffID(parse_digest(line))) for line in lines if is_hex64(hex_of(line))])
+
+    def _release(self, candidates: list[ChainID], but: str) -> list[ChainID]:
         gone: list[ChainID] = []
         with self._root.writing():
-            pinned = self._pinned(but)
+            pinned = self._needed()
+            leased = self._leased(but)
             children: dict[ChainID, int] = {}
             owners: dict[CacheID, int] = {}
             records: dict[ChainID, Layer | None] = {}
@@ -217,6 +243,10 @@ class LayerStore:
                 while (
                     current is not None and current in records and current not in pinned and not children.get(current)
                 ):
+                    if current in leased:
+                        with open(self._deferred, "ab") as deferred:
+                            deferred.write(f"{current}\n".encode())
+                        break
                     layer = records.pop(current)
                     # Two records of one directory are the work of an enemy: the files go with the last.
                     shared = layer is not None and (owners[layer.cache_id] > 1 or layer.cache_id in mounted)
@@ -365,11 +395,14 @@ class LayerStore:
         except (NotFound, DataLoss):
             return None
 
-    def _pinned(self, but: str) -> set[ChainID]:
-        pinned = {chain for image in self._images.iter_images() for chain in image.chains}
-        pinned |= {rw.parent for rw in self._mounts.iter_records() if rw.parent is not None}
+    def _needed(self) -> set[ChainID]:
+        needed = {chain for image in self._images.iter_images() for chain in image.chains}
+        return needed | {rw.parent for rw in self._mounts.iter_records() if rw.parent is not None}
+
+    def _leased(self, but: str) -> set[ChainID]:
+        leased: set[ChainID] = set()
         for intent in iter_intents(self._root.tx_dir):
-            if intent.id != but:
-                pinned.update(intent.leases)
-                pinned.update(intent.chains)
-        return pinned
+            if intent.id != but and intent.kind != "release":
+                leased.update(intent.leases)
+                leased.update(intent.chains)
+        return leased

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,9 +87,9 @@ class MountDB:
                 if problems is not None:
                     problems.append(str(error))
 
-    def write(self, layer: RWLayer, *, sync: bool = True) -> None:
-        """Publish a record by one rename; ``sync`` makes that durable."""
-        target = self.path(layer.owner)
+    def stage(self, layer: RWLayer) -> Path:
+        """Write a record aside; the caller syncs the file system before it is published."""
+        self.path(layer.owner)
         # The name is derived from the layer's own random id, which the intent record names already.
         staging = self._staging / write_set_name(layer.mount_id, 1)
         os.mkdir(staging, 0o755)
@@ -98,15 +99,24 @@ class MountDB:
             write_plain(staging / "init-id", layer.init_id.encode())
         if layer.parent is not None:
             write_plain(staging / "parent", layer.parent.encode())
-        os.rename(staging, target)
+        return staging
+
+    def publish(self, staged: Path, owner: ContainerID, *, sync: bool = True) -> None:
+        """Put a staged record in its place by one rename; ``sync`` makes that durable."""
+        os.rename(staged, self.path(owner))
         if sync:
             fsync_dir(self.directory)
 
     def remove(self, owner: ContainerID) -> None:
-        """Remove a record; a missing one is fine."""
+        """Remove a record, by a rename first; a missing one is fine."""
         from lamella.fs.tree import remove_tree
 
-        remove_tree(self.path(owner))
+        path = self.path(owner)
+        with suppress(DataLoss, NotFound):
+            aside = self._staging / write_set_name(self.read(owner).mount_id, 1)
+            os.rename(path, aside)
+            path = aside
+        remove_tree(path)
 
 
 def write_set_name(cache_id: str, part: int = 0) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from lamella.errors import LamellaError, NotFound
+from lamella.errors import DataLoss, LamellaError, NotFound
 from lamella.fs.tree import remove_tree
 from lamella.model.ids import CacheID, ContainerID, init_id, is_cache_id, is_container_id
 from lamella.store.containerdb import ContainerDB
@@ -60,6 +60,8 @@ class StoreRecovery:
             with self._reported(f"undoing {intent.kind} {path.name}"):
                 self.undo(intent)
                 path.unlink(missing_ok=True)
+        with self._reported("removing layers"):
+            self._layers.release_deferred()
         for record in list(self._layers.db.iter_removing()):
             self._root.afterwards(partial(self._finish_removal, record))
         places = [self._root.image_dir, self._images.content]
@@ -77,6 +79,10 @@ class StoreRecovery:
         with self._reported(f"removing {record.name}"):
             self._layers.finish_removal(record)
 
+    def release_deferred(self) -> None:
+        """Remove what only the transaction that just ended still needed."""
+        self._layers.release_deferred()
+
     def undo(self, intent: Intent) -> None:
         """Take one transaction back, or forward if it was decided; the store lock is held.  May be repeated."""
         if intent.tags is not None:
@@ -86,12 +92,14 @@ class StoreRecovery:
         for image in intent.deletions:
             if self._images.exists(image) and image not in set(self._tags.read().values()):
                 self._images.remove(image)
+        for owner in filter(is_container_id, intent.discards):
+            self._discard(owner)
         with contextlib.suppress(LamellaError):  # unreadable references: keep the images, they do no harm
             self._remove_images(intent)
         for container in intent.containers:
-            if is_container_id(container) and self._containers.find(container) is None:
+            if is_container_id(container) and not self._is_whole(container):
                 self._remove_container(container)
-        self._layers.release_unused(reversed(intent.chains), but=intent.id)
+        self._layers.release_unused(reversed([*intent.leases, *intent.chains]), but=intent.id)
         self._remove_spares(intent)
 
     def _remove_images(self, intent: Intent) -> None:
@@ -102,6 +110,21 @@ class StoreRecovery:
                 continue
             with contextlib.suppress(NotFound):
                 self._images.remove(image)
+
+    def _is_whole(self, container: ContainerID) -> bool:
+        try:
+            return self._containers.find(container) is not None
+        except DataLoss:
+            return False  # its name was on disk before its contents when the power went
+
+    def _discard(self, owner: ContainerID) -> None:
+        """Finish the removal of a writable layer; a container without one could not be used any more."""
+        with contextlib.suppress(NotFound, DataLoss):
+            rw = self._mounts.read(owner)
+            for layer in (rw.mount_id, rw.init_id):
+                if layer is not None:
+                    self._root.driver.remove(layer)
+        self._remove_container(owner)
 
     def _remove_container(self, container: ContainerID) -> None:
         remove_tree(self._containers.path(container))

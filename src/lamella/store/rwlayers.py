@@ -3,7 +3,7 @@
 Order of making: init layer, writable layer, one sync, mount record.  Removal: the writable layer, the init layer, the
 record.  Who may remove what is the engine's decision; mounting is counted by the driver.
 
-Commit point: the rename in ``MountDB.write``.
+Commit point: the rename in ``MountDB.publish``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from lamella.errors import NotFound
+from lamella.errors import InUse, NotFound
 from lamella.fs.atomic import sync_filesystem
 from lamella.model.digest import ChainID
 from lamella.model.ids import CacheID, ContainerID, init_id
@@ -52,10 +52,10 @@ class RWLayers:
         """
         below = None if parent is None else self._layers.get(parent).cache_id
         driver = self._root.driver
-        mount_id = tx.new_cache_id()
         tx.note("container", owner)
         if parent is not None:
             tx.note("lease", parent)
+        mount_id = tx.new_cache_id()
         init_layer: CacheID | None = None
         if init is not None:
             init_layer = init_id(mount_id)
@@ -66,9 +66,11 @@ class RWLayers:
         driver.create_read_write(mount_id, below)
         layer = RWLayer(owner, mount_id, init_layer, parent)
         if recorded:
+            staged = self.db.stage(layer)
             if sync:
                 sync_filesystem(self._root.path)
-            self.db.write(layer, sync=sync)
+                tx.durable = True
+            self.db.publish(staged, owner, sync=sync)
         return layer
 
     def get(self, owner: ContainerID) -> RWLayer:
@@ -102,13 +104,27 @@ class RWLayers:
         """Hold a writable layer mounted read-only for a scope."""
         return self._root.driver.mounted_read_only(rw.mount_id)
 
-    def remove(self, rw: RWLayer) -> None:
+    def remove(self, rw: RWLayer, *, tx: Transaction | None = None) -> None:
         """Remove a writable layer, its init layer and its record; what is missing already is fine.
 
-        Raises InUse while somebody holds it mounted.  The image layers below are left to ``release_unused``.
+        Raises InUse while somebody holds it mounted.  The image layers below are left to ``release_unused``.  What a
+        kill interrupts, here or until ``tx`` ends, is finished by the next writer, the container's record included.
         """
+        if tx is None:
+            with self._root.transaction("discard", ids=0) as own:
+                self.remove(rw, tx=own)
+            return
         driver = self._root.driver
-        driver.remove(rw.mount_id)
+        tx.note("ids", [rw.mount_id])
+        tx.note("discard", rw.owner)
+        if rw.parent is not None:
+            tx.note("chain", rw.parent)
+        try:
+            driver.remove(rw.mount_id)
+        except InUse:
+            tx.intent.discards.remove(rw.owner)  # refused: there is nothing to finish
+            tx.intent.ids.remove(rw.mount_id)
+            raise
         if rw.init_id is not None:
             driver.remove(rw.init_id)
         self.db.remove(rw.owner)

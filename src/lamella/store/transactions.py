@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lamella.errors import DataLoss
 from lamella.model.digest import ChainID, ImageID
+from lamella.model.gojson import encode
 from lamella.model.ids import CacheID, ContainerID, new_cache_id
 from lamella.store.smallfiles import list_names, read_small
 
@@ -53,6 +53,7 @@ class Intent:
         self.containers: list[ContainerID] = []
         self.images: list[ImageID] = []
         self.deletions: list[ImageID] = []
+        self.discards: list[ContainerID] = []
         self.tags: dict[str, ImageID] | None = None
 
     def take(self, line: Mapping[str, object]) -> None:
@@ -73,12 +74,16 @@ class Intent:
             self.images.append(ImageID(image))  # type: ignore[arg-type]
         if isinstance(deletion := line.get("delete"), str):
             self.deletions.append(ImageID(deletion))  # type: ignore[arg-type]
+        if isinstance(discard := line.get("discard"), str):
+            self.discards.append(ContainerID(discard))
         if isinstance(tags := line.get("commit"), dict):
             self.tags = {str(key): ImageID(value) for key, value in tags.items() if isinstance(value, str)}  # type: ignore[arg-type]
 
 
 def parse_intent(raw: bytes, id: str = "") -> Intent:  # noqa: A002  (it is the record's id)
     """Parse a record; a torn last line, which a power cut can leave, is dropped."""
+    import json
+
     intent = Intent("unknown", id)
     for line in raw.split(b"\n"):
         try:
@@ -94,12 +99,14 @@ class Transaction:
     """One operation in progress; made by ``DataRoot.transaction`` and valid inside its scope."""
 
     def __init__(self, directory: Path, kind: str, *, ids: int = _POOL) -> None:
-        """Write the record, durably if there are ids in it; the caller holds the store lock, so that nobody takes it for a dead one."""
+        """Write the record, which becomes durable with the first id that is used; the caller holds the store lock, so that nobody takes it for a dead one."""
         self.id = secrets.token_hex(16)
         self.path = directory / f"{self.id}.json"
         self.intent = Intent(kind, self.id)
         self.pending: list[PendingLayer] = []
         self.publish: Callable[[Transaction], None] | None = None
+        self.durable = False  # also set by whoever syncs the whole file system
+        self._promised = False
         self._unused: list[CacheID] = []
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -111,9 +118,11 @@ class Transaction:
             raise
 
     def new_cache_id(self) -> CacheID:
-        """Return a fresh id that the record on disk already names."""
+        """Return a fresh id that the record on disk names; so does it name the containers noted before."""
         if not self._unused:
             self._refill(max(2 * len(self.intent.ids), _POOL), {})
+        if self._promised:
+            self.sync()
         return self._unused.pop()
 
     def note(self, key: str, value: object) -> None:
@@ -121,10 +130,15 @@ class Transaction:
         line = {key: value}
         self._write(line)
         self.intent.take(line)
+        self.durable = False
+        self._promised = self._promised or key == "container"
 
     def sync(self) -> None:
         """Make all lines durable."""
-        os.fdatasync(self._fd)
+        if not self.durable:
+            os.fdatasync(self._fd)
+            self.durable = True
+        self._promised = False
 
     def flush(self) -> None:
         """Publish the layers that wait, with one sync for all of them."""
@@ -155,13 +169,13 @@ class Transaction:
     def _refill(self, count: int, line: dict[str, object]) -> None:
         fresh = [new_cache_id() for _ in range(count)]
         self._write({**line, "ids": fresh})
-        if fresh:
-            self.sync()
+        self.durable = False
+        self._promised = bool(fresh)
         self.intent.ids += fresh
         self._unused = fresh[::-1]
 
     def _write(self, line: dict[str, object]) -> None:
-        raw = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        raw = encode(line, newline=True)
         if os.write(self._fd, raw) != len(raw):
             raise DataLoss(f"{self.path}: short write; free some space and try again")
 

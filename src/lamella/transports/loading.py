@@ -46,6 +46,8 @@ def load(
         store.tags.check(tags)
         for plan in plans:
             _load_layers(store, plan, tx, report)
+        for plan in plans:
+            store.images.announce(plan.id, tx)
         tx.flush()
         for plan in plans:
             store.images.put(plan.raw, parent=plan.parent, tx=tx)

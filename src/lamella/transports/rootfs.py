@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import BinaryIO
 
 from lamella.model.changes import apply_changes
-from lamella.model.digest import ImageID
+from lamella.model.digest import ImageID, digest_of
 from lamella.model.gojson import format_time, now
 from lamella.model.imageconfig import ContainerSettings, History, encode_image_config
 from lamella.model.platform import Platform, host_platform
@@ -39,7 +39,6 @@ def import_filesystem(
     with store.root.transaction("import", ids=1) as tx:
         report(Started("import", "Importing"))
         layer = store.layers.register(stream, None, tx=tx, advance=lambda amount: report(Advanced("import", amount)))
-        tx.flush()
         raw = encode_image_config(
             architecture=made_for.architecture,
             os=made_for.os,
@@ -51,6 +50,7 @@ def import_filesystem(
             history=[History(created=moment, comment=message)],
             diff_ids=[layer.diff_id],
         )
+        store.images.announce(ImageID(digest_of(raw)), tx)
         image = store.images.put(raw, tx=tx)
         store.commit(tx, dict.fromkeys(tags, image))
         if reference is not None:

@@ -17,7 +17,8 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
     """Stay attached until the container ends or the detach keys are typed; the exit code is the container's."""
     container = context.store().container(arguments[0])
     stdin = container.open_stdin and not flags.on("no-stdin")
-    check_terminal(tty=container.tty, stdin=stdin)
+    if container.running:  # one at rest has a better reason to be refused
+        check_terminal(tty=container.tty, stdin=stdin)
     code = container.attach(
         client_streams([], stdin=stdin),
         detach_keys=flags.text("detach-keys"),

@@ -121,7 +121,7 @@ def plain_step(step: HistoryStep | None) -> str:
         return "(the image does not tell)"
     text = step.created_by.strip()
     if not text:
-        return step.comment or "(the image does not tell)"
+        return step.comment or "(no instruction recorded: a commit or an import)"
     _, nop, instruction = text.partition("#(nop) ")
     if nop:
         return instruction.strip()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lamella.cli.command import Command
 from lamella.cli.flags import Flag, Values
+from lamella.cli.progress import reporting
 from lamella.cli.streams import archive_sink
 
 if TYPE_CHECKING:
@@ -15,10 +16,9 @@ if TYPE_CHECKING:
 def run(context: Context, flags: Values, arguments: list[str]) -> int:
     """Write the archive to ``--output`` or standard output."""
     store = context.store()
-    for name in arguments:
-        store.image(name)  # a misspelt name must not leave half an archive behind
-    with archive_sink(flags.text("output")) as sink:
-        store.save(arguments, sink)
+    name = flags.text("output")
+    with archive_sink(name) as sink, reporting(quiet=not name) as report:
+        store.save(arguments, sink, report=report)  # every name is resolved before the first byte is written
     return 0
 
 

@@ -1,0 +1,193 @@
+"""The Dockerfile language on random text: nothing but InvalidArgument, and what bash or a naive model says."""
+
+from __future__ import annotations
+
+import re
+import string
+import subprocess
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lamella.build.dockerfile.expand import expand, expand_words
+from lamella.build.dockerfile.parser import parse_dockerfile
+from lamella.build.gotext import format_duration, parse_duration
+from lamella.build.ignore import parse_ignore
+from lamella.build.patterns import Pattern
+from lamella.errors import InvalidArgument
+
+KEYWORDS = [
+    "FROM", "RUN", "ENV", "COPY", "ADD", "CMD", "ARG", "LABEL", "ONBUILD", "HEALTHCHECK", "VOLUME", "SHELL", "EXPOSE",
+    "USER", "WORKDIR", "STOPSIGNAL", "MAINTAINER", "ENTRYPOINT", "# escape=`", "#",
+]  # fmt: skip
+PIECES = ["\\", "`", "\n", " ", "\t", '"', "'", "[", "]", ",", "=", "--", "--from=", "<<EOF", "<<-'A'", "EOF", "A", "$x",
+          "${x:-", "}", "a", "b c", "\r", "\\\n", "CMD", "NONE", "AS", "\u2028", "é", "1"]  # fmt: skip
+lines = st.builds(
+    lambda word, rest: f"{word} {''.join(rest)}", st.sampled_from(KEYWORDS), st.lists(st.sampled_from(PIECES))
+)
+files = st.one_of(
+    st.binary(max_size=300),
+    st.text(max_size=300).map(lambda text: text.encode("utf-8", "replace")),
+    st.lists(lines, max_size=8).map(lambda found: "\n".join(["FROM x", *found]).encode()),
+)
+
+
+@settings(max_examples=600)
+@given(files)
+def test_the_parser_refuses_or_accepts_and_never_breaks(raw: bytes) -> None:
+    try:
+        dockerfile = parse_dockerfile(raw)
+    except InvalidArgument:
+        return
+    count = raw.count(b"\n") + 1
+    for stage in dockerfile.stages:
+        assert 1 <= stage.base.line <= count
+        assert all(stage.base.line < command.line <= count for command in stage.commands)
+
+
+@settings(max_examples=400)
+@given(st.text(alphabet=[*"ab ${}:-+?#%/\\'\"*<\n\t", "x", "é"], max_size=40), st.sampled_from(["\\", "`"]))
+def test_expansion_refuses_or_gives_text(word: str, escape: str) -> None:
+    variables = {"a": "1", "x": "a b*", "ab": ""}
+    try:
+        whole = expand(word, variables, escape=escape)
+        words = expand_words(word, variables, escape=escape)
+    except InvalidArgument:
+        return
+    assert len("".join(words)) <= len(whole)
+
+
+values = st.text(alphabet="ab/.*x-", max_size=8)
+patterns = st.text(alphabet="ab/.*?", max_size=4)
+modifiers = st.one_of(
+    st.just("${v}"),
+    st.builds(lambda operator, word: f"${{v{operator}{word}}}", st.sampled_from([":-", "-", ":+", "+"]), st.text("abx", max_size=3)),
+    st.builds(lambda operator, word: f"${{u{operator}{word}}}", st.sampled_from([":-", "-", ":+", "+"]), st.text("abx", max_size=3)),
+    st.builds(
+        lambda operator, word: f"${{v{operator}{word}}}",
+        st.sampled_from(["#", "##", "%", "%%"]),
+        patterns.filter(lambda text: not text.startswith(("#", "%"))),
+    ),
+    st.builds(
+        lambda operator, word, new: f"${{v{operator}{word}/{new}}}",
+        st.sampled_from(["/", "//"]),
+        st.text(alphabet="ab.*?x", min_size=1, max_size=4),
+        st.text(alphabet="xyz", max_size=3),
+    ),
+)  # fmt: skip
+words = st.lists(
+    st.one_of(
+        modifiers,
+        modifiers.map(lambda text: f'"{text}"'),
+        st.sampled_from(["'$v'", "\\$v", '"\\$v \\""', "plain", "$v", '"$v"', "''"]),
+    ),
+    min_size=1,
+    max_size=3,
+).map("".join)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(values, words), min_size=20, max_size=20))
+def test_expansion_is_what_bash_makes_of_it(cases: list[tuple[str, str]]) -> None:
+    script = "".join(f"v='{value}'\nr={word}\nprintf '%s\\0' \"$r\"\n" for value, word in cases)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, check=True, text=True)
+    for (value, word), wanted in zip(cases, done.stdout.split("\0")[:-1], strict=True):
+        assert expand(word, {"v": value}) == wanted, (value, word)
+
+
+pattern_parts = st.lists(
+    st.sampled_from(["a", "b", "ab", "*", "?", "**", "/", "**/", "/**", "[ab]", "[^a]", ".", "\\*"]),
+    min_size=1,
+    max_size=5,
+)
+paths = st.lists(
+    st.text("ab.*", min_size=1, max_size=3).filter(lambda name: name not in (".", "..")), min_size=1, max_size=4
+).map("/".join)
+
+
+def as_expression(pattern: str, *, deep: bool) -> re.Pattern[str]:
+    """Translate a pattern as Docker's patternmatcher does."""
+    found = ""
+    at = 0
+    while at < len(pattern):
+        if deep and pattern.startswith("**", at):
+            at += 2
+            at += pattern.startswith("/", at)
+            found += ".*" if at == len(pattern) else "(.*/)?"
+            continue
+        character = pattern[at]
+        at += 1
+        if character == "*":
+            found += "[^/]*"
+        elif character == "?":
+            found += "[^/]"
+        elif character == "[":
+            end = pattern.index("]", at)
+            negated = pattern[at] == "^"
+            found += "[^/" + pattern[at + 1 : end] + "]" if negated else "[" + pattern[at:end] + "]"
+            at = end + 1
+        elif character == "\\":
+            found += re.escape(pattern[at])
+            at += 1
+        else:
+            found += re.escape(character)
+    return re.compile(found + r"\Z", re.DOTALL)
+
+
+@settings(max_examples=500)
+@given(pattern_parts.map("".join), paths, st.booleans())
+def test_a_pattern_matches_what_the_same_expression_does(pattern: str, path: str, deep: bool) -> None:
+    if deep and pattern.startswith("**") and not pattern.startswith("**/"):
+        return  # Docker's special case, tested by example
+    assert Pattern(pattern, deep=deep).matches(path) == bool(as_expression(pattern, deep=deep).match(path))
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(st.booleans(), pattern_parts.map("".join)), max_size=5), paths)
+def test_ignoring_is_the_last_match_of_a_path_or_what_is_above(rules: list[tuple[bool, str]], path: str) -> None:
+    rules = [
+        (exception, pattern) for exception, pattern in rules if not pattern.startswith("**") and pattern.strip("/")
+    ]
+    text = "\n".join(("!" if exception else "") + pattern for exception, pattern in rules)
+    found = parse_ignore(text.encode())
+    names = path.split("/")
+    above = ["/".join(names[: count + 1]) for count in range(len(names))]
+    wanted = False
+    for pattern, exception in found._rules:
+        if exception == wanted and any(pattern.matches(part) for part in above):
+            wanted = not exception
+    assert found.ignores(path) == wanted
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=100))
+def test_an_ignore_file_is_read_or_refused(raw: bytes) -> None:
+    try:
+        parse_ignore(raw).ignores("a/b")
+    except InvalidArgument:
+        return
+
+
+@given(st.integers(0, 2**62))
+def test_a_duration_is_read_as_it_is_written(nanoseconds: int) -> None:
+    assert parse_duration(format_duration(nanoseconds)) == nanoseconds
+
+
+@given(st.text(alphabet=string.digits + ".hmsnu", max_size=12))
+def test_a_duration_is_read_or_refused(text: str) -> None:
+    try:
+        parse_duration(text)
+    except InvalidArgument:
+        return
+
+
+@pytest.mark.parametrize("escape", ["\\", "`"])
+def test_every_line_alone_is_read_or_refused(escape: str) -> None:
+    for keyword in KEYWORDS:
+        for piece in PIECES:
+            text = f"# escape={escape}\nFROM x\n{keyword}{piece}{piece}\n"
+            try:
+                parse_dockerfile(text)
+            except InvalidArgument:
+                continue
