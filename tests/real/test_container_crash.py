@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lamella.container.ending import clean_up, remove_container
+from lamella.container.ending import clean_up, finish_removals, remove_container
 from lamella.container.lifecycle import start_container, wait_container
 from lamella.container.state import State
 from lamella.container.status import live_state
@@ -78,6 +78,7 @@ def test_a_command_killed_anywhere_leaves_nothing_that_cannot_be_set_right(yard:
     fresh = type(yard.store).open(yard.root)
     with fresh.root.writing():
         pass
+    finish_removals(yard.site)
     assert list(yard.store.containers.iter_ids()) == []
     assert set(os.listdir(yard.root / "overlay2")) == layers
     assert os.listdir(yard.root / "image/overlay2/layerdb/mounts") == []

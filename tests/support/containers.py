@@ -97,8 +97,8 @@ class Yard:
         return out.decode()
 
     def close(self) -> None:
-        for container in list(self.store.containers.iter_ids()):
-            remove_container(self.site, container, force=True, volumes=True)
+        for record in list(self.store.containers.iter_records()):
+            remove_container(self.site, record.id, force=True, volumes=True)
 
 
 @contextmanager

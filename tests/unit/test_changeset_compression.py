@@ -22,6 +22,7 @@ from lamella.changeset.compression import (
     sniff_compression,
 )
 from lamella.errors import DataLoss, InvalidArgument
+from tests.corpus.craft import END, file
 
 CONTENT = os.urandom(300_000) + bytes(3_000_000) + b"end"
 
@@ -135,6 +136,12 @@ def test_the_zstd_window_is_capped() -> None:
 def test_plain_bytes_pass() -> None:
     for content in (b"", b"x", b"12345", CONTENT):
         assert b"".join(iter_decompressed(io.BytesIO(content))) == content
+
+
+@pytest.mark.parametrize("name", [b"BZh91AY&SY", b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ"])
+def test_a_tar_is_a_tar_whatever_its_first_name(name: bytes) -> None:
+    archive = file(name, b"content") + END
+    assert b"".join(iter_decompressed(io.BytesIO(archive))) == archive
 
 
 def test_opened_streams_are_files() -> None:

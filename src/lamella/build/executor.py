@@ -58,6 +58,7 @@ from lamella.store.transactions import Transaction
 __all__ = ["BuildOptions", "BuildResult", "build_image"]
 
 _PUBLISH_AFTER = 1.0
+_SECRET = re.compile(r"(?i)(^|_)(pass(word|wd|phrase)?|secret|token|api_?key|private_?key|credentials?|auth)(_|$)")
 _MODE = re.compile(r"[0-7]{1,4}")
 
 
@@ -77,6 +78,8 @@ def build_image(site: Site, context: Path | BinaryIO, options: BuildOptions, *, 
         dockerfile = parse_dockerfile(text)
         for warning in dockerfile.warnings:
             report(Warned(warning))
+        for name in filter(_SECRET.search, options.build_args):
+            report(Warned(f"build argument {name} will be seen in the image's history; give no secret that way"))
         arguments = BuildArguments(options.build_args)
         declare_globals(dockerfile, arguments)
         stages = plan_stages(dockerfile, options.target, arguments.global_values())

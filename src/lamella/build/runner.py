@@ -16,6 +16,8 @@ from lamella.model.ids import ContainerID
 from lamella.model.imageconfig import ContainerSettings
 
 _TAIL = 4096
+_LOCK = "builds.lock"
+_CONTAINER = "container-"
 
 
 class CommandFailed(LamellaError):
@@ -31,7 +33,7 @@ class Runner:
     """Runs the commands of one build; enter it as a context.
 
     `network` is ``host`` or ``none``.  The files mounted on ``/etc/hosts`` and its kin lie in a directory below the
-    runtime's state directory, which the next build removes if this one is killed.
+    runtime's state directory.  If this build is killed, the next one ends its container and removes the directory.
     """
 
     def __init__(self, site: Site, *, network: str, report: Report) -> None:
@@ -42,6 +44,7 @@ class Runner:
         self._files: Path | None = None
 
     def __enter__(self) -> Self:
+        remove_dead_builds(self._site)
         return self
 
     def __exit__(self, *_problem: object) -> None:
@@ -60,7 +63,7 @@ class Runner:
         with Root(merged) as root:
             user = resolve_user(root, settings.user)
         if self._files is None:
-            self._files = self._stack.enter_context(_scratch_directory(self._site.state))
+            self._files = self._stack.enter_context(_scratch_directory(self._site))
         box = Sandbox(
             id=container,
             root=str(merged),
@@ -77,38 +80,64 @@ class Runner:
         spec = build_spec(box, read_machine())
         with _Pump(self._report) as pump:
             run = self._site.run_directory(container)
+            note = self._files / f"{_CONTAINER}{container}"
+            note.touch()
             code = run_foreground(self._site.runtime, run, spec, stdout=pump.stdout, stderr=pump.stderr)
+            note.unlink()
         if code:
             raise CommandFailed(code, pump.tail)
 
 
 @contextmanager
-def _scratch_directory(state: Path) -> Generator[Path]:
-    """Make a directory of one build's own; those of builds that were killed are removed."""
+def _scratch_directory(site: Site) -> Generator[Path]:
+    """Make a directory of one build's own, locked while the build lives; `_CONTAINER` in it names what it runs."""
     import fcntl
     from tempfile import mkdtemp
 
     from lamella.fs.tree import remove_tree
+    from lamella.linux.locks import locked
 
-    state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in state.glob("build-*"):
+    with locked(site.state / _LOCK):
+        path = Path(mkdtemp(prefix="build-", dir=site.state))
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
-            remove_tree(path)
-        finally:
-            os.close(fd)
-    path = Path(mkdtemp(prefix="build-", dir=state))
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
         fcntl.flock(fd, fcntl.LOCK_SH)
+    try:
         yield path
     finally:
         remove_tree(path)
         os.close(fd)
+
+
+def remove_dead_builds(site: Site) -> None:
+    """End the containers of builds that were killed, and remove what those left in the state directory."""
+    import fcntl
+
+    from lamella.fs.tree import remove_tree
+    from lamella.linux.locks import locked
+
+    site.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = [entry for entry in os.listdir(site.state) if entry.startswith("build-")]
+    if not found:
+        return
+    with locked(site.state / _LOCK):
+        for name in found:
+            path = site.state / name
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            else:
+                for container in path.glob(f"{_CONTAINER}*"):
+                    run = site.run_directory(ContainerID(container.name.removeprefix(_CONTAINER)))
+                    site.runtime.delete(run.name, force=True)
+                    run.remove()
+                remove_tree(path)
+            finally:
+                os.close(fd)
 
 
 class _Pump:

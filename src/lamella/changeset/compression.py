@@ -17,6 +17,7 @@ from lamella.errors import DataLoss, InvalidArgument
 
 PIECE: Final = 1 << 20
 _INPUT: Final = 256 << 10
+_HEADER: Final = 512
 
 
 class Compression(StrEnum):
@@ -30,7 +31,12 @@ class Compression(StrEnum):
 
 
 def sniff_compression(start: bytes) -> Compression:
-    """Tell from the first six bytes or more how a stream is packed."""
+    """Tell from the first bytes how a stream is packed; six will do, but 512 also know a tar whatever its first name.
+
+    A plain archive may begin with a file called ``BZh``, and then only its header's form and checksum tell.
+    """
+    if start[257:262] == b"ustar" and len(start) >= _HEADER and _is_header(start[:_HEADER]):
+        return Compression.NONE
     if start.startswith(b"\x1f\x8b\x08"):
         return Compression.GZIP
     # A stream of zstd frames may begin with a skippable one.
@@ -41,6 +47,11 @@ def sniff_compression(start: bytes) -> Compression:
     if start.startswith(b"\xfd7zXZ\x00"):
         return Compression.XZ
     return Compression.NONE
+
+
+def _is_header(block: bytes) -> bool:
+    digits = block[148:154].strip(b" ")
+    return digits.isdigit() and b"%06o" % (sum(block) - sum(block[148:156]) + 256) == digits.rjust(6, b"0")
 
 
 def iter_decompressed(
@@ -60,7 +71,7 @@ def iter_decompressed(
 
     size = _INPUT
     start = read()
-    while len(start) < 6 and (more := read()):
+    while len(start) < _HEADER and (more := read()):
         start += more
     compression = sniff_compression(start)
     match compression:

@@ -21,6 +21,7 @@ from lamella.runtime.logs import settle_log
 from lamella.runtime.monitor import UNKNOWN_EXIT, end_creation, wait_exit
 from lamella.runtime.rundir import RunDirectory
 from lamella.store.containerdb import ContainerRecord
+from lamella.store.transactions import iter_intents
 
 _LIVE = (State.RUNNING, State.PAUSED, State.RESTARTING)
 _KILL_TIMEOUT = 10.0
@@ -118,6 +119,7 @@ def remove_container(site: Site, container: ContainerID, *, force: bool = False,
                 return
             raise NotFound(f"No such container: {record.name}")
         remove_locked(site, clean_up_locked(site, found), volumes=volumes)
+    finish_removals(site)
 
 
 def remove_locked(site: Site, record: ContainerRecord, *, volumes: bool) -> None:
@@ -141,6 +143,23 @@ def remove_locked(site: Site, record: ContainerRecord, *, volumes: bool) -> None
     for name in owned:
         Volumes(store.root.path).remove(name)
     site.drop_lock(record.id)
+
+
+def finish_removals(site: Site) -> None:
+    """Take away the container directories from which a killed removal has taken the record already."""
+    store = site.store
+    bare = [one for one in store.containers.iter_ids() if not (store.containers.path(one) / "config.v2.json").exists()]
+    if not bare:
+        return
+    with store.root.writing():
+        # One that is being made has no record yet either, but its transaction names it.
+        begun = {one for intent in iter_intents(store.root.tx_dir) for one in intent.containers}
+        for container in bare:
+            if container not in begun and store.containers.find(container) is None:
+                layer = store.rwlayers.find(container)
+                if layer is not None:
+                    store.rwlayers.remove(layer)
+                store.containers.remove(container)
 
 
 def _clear_runtime(site: Site, container: ContainerID, *, keep_run: bool = False) -> None:

@@ -100,17 +100,16 @@ def create_monitored(
 
 
 def end_creation(runtime: OCIRuntime, run: RunDirectory) -> None:
-    """End a monitor, and what it has created, that nobody knows of: its caller was killed before it had recorded them."""
+    """End a creation that nobody knows of: its caller was killed before it had recorded the container as running.
+
+    What may be at work are the monitor, the runtime, and a first process that was made and not yet written down
+    anywhere; all of them have the lock open, and by that they are found.
+    """
     deadline = time.monotonic() + _LINGER
     while is_locked(run.monitor_lock):
-        pid = run.read_monitor()
-        if pid is not None and run.is_monitor(pid):
-            # The runtime dies with it while it creates.
+        for pid in run.creators(("conmon", "unshare", "sh", runtime.name)):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        elif pid is not None:
-            # The container's first process waits for its start, with the lock still in its hands.
-            runtime.delete(run.name, force=True)
         if time.monotonic() > deadline:
             raise Unavailable(f"container {run.name[:12]} is still being created by another process; try again")
         time.sleep(0.005)

@@ -22,6 +22,7 @@ Nothing here is durable, and nothing needs to be.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,17 +77,19 @@ class RunDirectory:
         values = Identity(pid, start_time(pid) or 0, monitor, start_time(monitor) or 0)
         self.identity_file.write_text(" ".join(map(str, values)))
 
-    def read_monitor(self) -> int | None:
-        """Return the number the monitor had when it began, None before that."""
-        return _number(self.monitor_pid_file)
-
-    @staticmethod
-    def is_monitor(pid: int) -> bool:
-        """Tell whether *pid* is a monitor, be it this one's or another's."""
-        try:
-            return Path(f"/proc/{pid}/comm").read_text().strip() == "conmon" and start_time(pid) is not None
-        except (FileNotFoundError, ProcessLookupError):
-            return False
+    def creators(self, programs: tuple[str, ...]) -> list[int]:
+        """List the processes of *programs* that have the monitor's lock open; others may be looking at it just now."""
+        lock = str(self.monitor_lock)
+        found: list[int] = []
+        for entry in os.listdir("/proc"):
+            if not entry.isdecimal():
+                continue
+            with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                if Path(f"/proc/{entry}/comm").read_text().startswith(programs) and any(
+                    os.readlink(f"/proc/{entry}/fd/{fd}") == lock for fd in os.listdir(f"/proc/{entry}/fd")
+                ):
+                    found.append(int(entry))
+        return found
 
     def read_identity(self) -> Identity | None:
         """Return who runs here, None if nothing was ever created (or the machine was restarted)."""

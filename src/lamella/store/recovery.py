@@ -147,6 +147,9 @@ class StoreRecovery:
                 continue
             for spare in (cache_id, init_id(CacheID(cache_id))):
                 if driver.exists(spare):
+                    # A container that died while being made may be noted as holding its layer mounted.
+                    for holder in driver.holders(spare):
+                        driver.release_holder(spare, holder)
                     driver.remove(spare)
 
     def _drop_idle_lock(self, path: Path) -> None:
