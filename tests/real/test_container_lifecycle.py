@@ -23,6 +23,7 @@ from lamella.model.containerconfig import HostConfig
 from lamella.model.gojson import ZERO_TIME
 from lamella.model.imageconfig import ContainerSettings
 from lamella.runtime.attach import Streams
+from lamella.runtime.rundir import is_running
 from tests.support.containers import Yard, eventually, opened_yard, processes_naming
 
 
@@ -315,7 +316,7 @@ def test_a_start_that_was_killed_before_it_was_recorded_is_taken_back(
     assert recorded_state(yard.record(container)) is State.CREATED
     start_container(yard.site, container.id)
     assert live_state(yard.site, yard.record(container)) is State.RUNNING
-    assert not Path(f"/proc/{identity.pid}").exists()
+    eventually(lambda: not is_running(identity.pid, identity.started))
 
 
 def test_clean_up_may_be_cut_off_anywhere_and_done_again(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:

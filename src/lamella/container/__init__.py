@@ -1,1 +1,1 @@
-"""TODO."""
+"""Containers: made, started, watched, entered, committed, copied from and removed."""
