@@ -3,12 +3,12 @@
 set -eu
 cd "$(dirname "$0")/.."
 root=${DEMO_ROOT:-/var/tmp/lamella-demo}
-base=.cache/base.tar
+base=.cache/debian.tar
 say() { printf '\n\033[1m$ %s\033[0m\n' "$*"; }
 run() { say "lamella $*"; .venv/bin/lamella --root "$root" "$@"; }
 
 [ "$(id -u)" = 0 ] || { echo "the demo mounts file systems and starts containers: run it as root" >&2; exit 1; }
-[ -e "$base" ] || { [ -e .cache/debian.tar ] && cp .cache/debian.tar "$base"; } || scripts/base-image.sh "$base"
+[ -e "$base" ] || scripts/base-image.sh "$base"
 context=$(mktemp -d)
 trap 'rm -rf "$context"' EXIT
 cat >"$context/Dockerfile" <<'END'
@@ -32,8 +32,9 @@ run layers my-ubuntu:0.1
 run run --rm my-ubuntu:0.1
 
 say "lamella run -it --name walker --entrypoint sh my-ubuntu:0.1      # in it: echo hahaha > test4"
-terminal=-i
-printf 'echo hahaha > test4\nexit\n' | .venv/bin/lamella --root "$root" run $terminal --name walker --entrypoint sh my-ubuntu:0.1
+# script(1) gives the command a terminal of its own, wherever this runs.
+printf 'echo hahaha > test4\nexit\n' |
+    script -qec ".venv/bin/lamella --root $root run -it --name walker --entrypoint sh my-ubuntu:0.1" /dev/null
 run layers walker
 upper=$(.venv/bin/lamella --root "$root" inspect --format '{{.GraphDriver.Data.UpperDir}}' walker)
 say "cat $upper/test4      # the container's own layer"

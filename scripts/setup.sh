@@ -10,8 +10,7 @@ need() { # package command-or-path
 PATH=$PATH:/usr/sbin:/sbin
 missing=
 need python3 /usr/bin/python3
-need python3-venv /usr/lib/python3/dist-packages/ensurepip/__init__.py
-[ -e /usr/lib/python3.11/ensurepip/__init__.py ] && missing=$(echo "$missing" | sed 's/ python3-venv//')
+ls /usr/lib/python3*/ensurepip/__init__.py >/dev/null 2>&1 || missing="$missing python3-venv"
 need crun crun
 need conmon conmon
 need mmdebstrap mmdebstrap

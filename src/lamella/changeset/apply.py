@@ -146,7 +146,8 @@ class _Applier:
             try:
                 self._member(entry)
             except OSError as problem:
-                raise _explained(problem, entry) from problem
+                _refuse_if_asked_for(problem, entry)
+                raise
         for rest in self._reader.trailer():
             self._recorder.segment(rest)
         try:
@@ -154,7 +155,8 @@ class _Applier:
             self._make_whiteouts()
             self._end_directories()
         except OSError as problem:
-            raise _explained(problem, None) from problem
+            _refuse_if_asked_for(problem, None)
+            raise
 
     def close(self) -> None:
         self._crew.close()
@@ -453,9 +455,8 @@ def _twice(name: bytes) -> InvalidArgument:
     return InvalidArgument(f"layer holds {show(name)} twice, and the first has content that would be lost")
 
 
-def _explained(problem: OSError, entry: Entry | None) -> Exception:
-    """Turn an error that the archive asked for into InvalidArgument; others stay what they are."""
-    name = problem.filename if isinstance(problem.filename, bytes) else entry.name if entry is not None else b""
+def _refuse_if_asked_for(problem: OSError, entry: Entry | None) -> None:
+    """Raise InvalidArgument for an error that the archive asked for; others are the machine's."""
     if problem.errno in _ASKED_TOO_MUCH:
-        return InvalidArgument(f"member {show(name)} cannot be made: {problem.strerror}")
-    return problem
+        name = problem.filename if isinstance(problem.filename, bytes) else entry.name if entry is not None else b""
+        raise InvalidArgument(f"member {show(name)} cannot be made: {problem.strerror}") from problem

@@ -15,7 +15,6 @@ import msgspec
 from lamella.container.sandbox import check_supported, read_seccomp_profile
 from lamella.container.volumes import Planned, Volumes, fill_volumes, make_mount_points, plan_mounts
 from lamella.errors import Conflict, InvalidArgument, PermissionDenied
-from lamella.fs.atomic import sync_filesystem
 from lamella.fs.rooted import Root
 from lamella.model.containerconfig import HostConfig, command_of, host_config_document, merge_run_settings
 from lamella.model.gojson import format_time, now_ns
@@ -61,7 +60,7 @@ def create_container(
         _prepare(store, layer, merged, planned, table, volumes)
         record = _new_record(store, image, container, name, merged, host, table)
         if durable:
-            sync_filesystem(store.root.path)
+            store.root.sync()
         store.containers.write(record, sync=durable)
     return record
 

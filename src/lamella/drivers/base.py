@@ -30,6 +30,8 @@ class Driver(Protocol):
     """
 
     name: str
+    apart: bool
+    """Whether layers of one stack may be created first and filled later, in any order: each holds only its own files."""
 
     def check_supported(self, root: Path) -> None:
         """Raise Unsupported, saying why and what to do, if the driver cannot work on *root*'s file system."""
@@ -37,6 +39,7 @@ class Driver(Protocol):
     @property
     def native_diff(self) -> bool:
         """Tell whether a layer's own directory shows its changes (else two trees are compared)."""
+        ...
 
     def create(self, layer: CacheID, parent: CacheID | None) -> None:
         """Make the empty read-only layer *layer*, to be filled by :meth:`apply`."""
@@ -46,6 +49,7 @@ class Driver(Protocol):
 
     def exists(self, layer: CacheID) -> bool:
         """Tell whether there is anything under this name, complete or not."""
+        ...
 
     def remove(self, layer: CacheID) -> None:
         """Remove *layer*, complete or not; a missing one is fine.
@@ -58,6 +62,7 @@ class Driver(Protocol):
 
         The record outlives the process; a container's ID is the usual *holder*.  Mounting again is harmless.
         """
+        ...
 
     def unmount(self, layer: CacheID, holder: str) -> None:
         """Release *holder* and undo the mount if it was the last; releasing again is harmless."""
@@ -67,18 +72,23 @@ class Driver(Protocol):
 
     def holders(self, layer: CacheID) -> list[str]:
         """Name the recorded holders of *layer*, sorted; ``(a running process)`` stands for those of blocks."""
+        ...
 
     def sweep_mounts(self) -> list[CacheID]:
         """Undo every mount made here that nobody holds any more, and name the layers."""
+        ...
 
     def mounted(self, layer: CacheID) -> AbstractContextManager[Path]:
         """Hold *layer* mounted for a block, read-write unless it is an image layer; a killed process lets go."""
+        ...
 
     def mounted_read_only(self, layer: CacheID) -> AbstractContextManager[Path]:
         """Hold a view of *layer* through which nothing can be written, whatever kind of layer it is."""
+        ...
 
     def files(self, layer: CacheID) -> AbstractContextManager[Path]:
         """Hold the directory in which the names of *layer*'s tar-split resolve."""
+        ...
 
     def apply(
         self,
@@ -91,6 +101,7 @@ class Driver(Protocol):
         advance: Advance | None = None,
     ) -> Applied:
         """Fill *layer*, just created on *parent*, from a layer tar; on failure the caller removes it."""
+        ...
 
     def capture(
         self,
@@ -106,21 +117,26 @@ class Driver(Protocol):
         The files move: *layer* must be unmounted (InUse) and is good for nothing but :meth:`remove` afterwards.  On
         failure the caller removes *new_layer*.
         """
+        ...
 
     def diff(self, layer: CacheID, parent: CacheID | None, sink: BinaryIO) -> None:
         """Write the layer tar of what *layer* changes on *parent*; the same changes give the same bytes."""
 
     def changes(self, layer: CacheID, parent: CacheID | None) -> list[Change]:
         """List what *layer* changes on *parent* as ``docker diff`` does, sorted by path."""
+        ...
 
     def size(self, layer: CacheID, parent: CacheID | None) -> int:
         """Return the bytes of files that *layer* adds to *parent*."""
+        ...
 
     def metadata(self, layer: CacheID) -> dict[str, str] | None:
         """Return ``GraphDriver.Data`` of inspect; None if the driver has nothing to say."""
+        ...
 
     def iter_ids(self) -> Iterator[CacheID]:
         """Name everything this driver keeps, complete or not, in no order."""
+        ...
 
     def prepare(self) -> None:
         """Make the driver's own directories; every method that writes a layer does so too."""

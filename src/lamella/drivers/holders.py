@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from lamella.errors import InUse, InvalidArgument
+from lamella.errors import InUse, InvalidArgument, Unavailable
 from lamella.linux.locks import is_locked, locked, unlock
 from lamella.model.ids import CacheID, is_cache_id
 
@@ -38,7 +38,9 @@ class Holders:
             names = os.listdir(self._directory)
         except FileNotFoundError:
             return []
-        return [CacheID(name) for name in sorted(names) if is_cache_id(name)]
+        return [
+            CacheID(name) for name in sorted(names) if is_cache_id(name) and not (self._directory / name).is_symlink()
+        ]
 
     def names(self, layer: CacheID) -> list[str]:
         """Name the holders of *layer*, sorted, blocks of running processes last and once."""
@@ -145,6 +147,8 @@ class Holders:
         with ExitStack() as stack:
             while True:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if directory.is_symlink():
+                    raise Unavailable(f"{directory}: a symbolic link stands where mounts are counted; remove it")
                 with suppress(FileNotFoundError):
                     stack.enter_context(locked(directory / "lock"))
                     break

@@ -51,14 +51,15 @@ class LayerDirectory:
         except FileNotFoundError:
             return False
 
-    def require(self) -> None:
-        """Raise NotFound unless the layer's files are there."""
-        try:
-            if stat.S_ISDIR(os.lstat(self.path).st_mode) and stat.S_ISDIR(os.lstat(self.diff).st_mode):
-                return
-        except FileNotFoundError:
-            pass
-        raise NotFound(f"{self.diff}: the layer's directory does not exist; load the image again")
+    def require(self, *, work: bool = False) -> None:
+        """Raise NotFound unless the layer's files are there, and with *work* what overlay needs to write them."""
+        for path in (self.path, self.diff, self.work)[: 3 if work else 2]:
+            try:
+                found = stat.S_ISDIR(os.lstat(path).st_mode)
+            except FileNotFoundError:
+                found = False
+            if not found:
+                raise NotFound(f"{path}: the layer's directory does not exist; load the image again")
 
     def create(self, parent: LayerDirectory | None, *, committed: bool) -> None:
         """Make the directory with an empty ``diff``, in Docker's order.

@@ -11,7 +11,6 @@ import errno
 import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -35,6 +34,7 @@ class Overlay2:
     """The overlay2 driver on one data-root."""
 
     name = "overlay2"
+    apart = True
 
     def __init__(self, root: Path, state: Path) -> None:
         self.home = root / "overlay2"
@@ -42,6 +42,7 @@ class Overlay2:
         self._views = state / "mounts"
         self._scratch = state / "wip"
         self._holders = Holders(self._views)
+        self._native_diff: bool | None = None
 
     def check_supported(self, root: Path) -> None:
         """Raise Unsupported, with the reason, unless an overlay works below *root*."""
@@ -49,12 +50,14 @@ class Overlay2:
 
         check_overlay(root)
 
-    @cached_property
+    @property
     def native_diff(self) -> bool:
         """Tell whether a layer's ``diff`` shows its changes by plain walking."""
-        from lamella.drivers.probe import has_native_diff
+        if self._native_diff is None:
+            from lamella.drivers.probe import has_native_diff
 
-        return has_native_diff(self._root)
+            self._native_diff = has_native_diff(self._root)
+        return self._native_diff
 
     def prepare(self) -> None:
         """Make ``overlay2`` and ``overlay2/l``."""
@@ -188,12 +191,13 @@ class Overlay2:
     def _perform(self, directory: LayerDirectory, lowers: list[str], target: Path, *, read_only: bool) -> None:
         from lamella.linux.mount import perform
 
-        below = [directory.resolve(entry) for entry in lowers]
+        # The kernel would follow a link that stands for one of these to anywhere.
+        for entry in lowers:
+            directory.resolve(entry).require()
+        directory.require(work=not read_only)
         try:
             perform(self._overlay(directory, lowers, read_only=read_only), target, base=self.home)
         except OSError as problem:
-            for layer in below:
-                layer.require()
             if problem.errno == errno.EPERM:
                 raise PermissionDenied(f"mounting layer {directory.layer[:12]} needs root (CAP_SYS_ADMIN)") from problem
             raise

@@ -32,6 +32,7 @@ class Vfs:
     """The vfs driver on one data-root."""
 
     name = "vfs"
+    apart = False
     native_diff = False
 
     def __init__(self, root: Path, state: Path) -> None:

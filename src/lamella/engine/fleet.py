@@ -52,7 +52,7 @@ def _descendants(opened: Opened, name: str) -> set[str]:
     image = get_image(opened, name)
     own = image.config.diff_ids
     others = list_images(opened, steps=True) if own else []
-    return {image.id} | {other.id for other in others if other.config.diff_ids[: len(own)] == own}
+    return {image.id, *(other.id for other in others if other.config.diff_ids[: len(own)] == own)}
 
 
 def create_container(

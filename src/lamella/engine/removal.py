@@ -39,21 +39,26 @@ class Shelf(Protocol):
 
     def references(self, image: ImageID) -> Sequence[Reference]:
         """Return the names of *image*."""
+        ...
 
     def untag(self, reference: Reference) -> None:
         """Take one name away."""
 
     def children(self, image: ImageID) -> Sequence[ImageID]:
         """Return the images that were made from *image*."""
+        ...
 
     def parent(self, image: ImageID) -> ImageID | None:
         """Return the image that *image* was made from, if it is here."""
+        ...
 
     def users(self) -> Sequence[User]:
         """Return all containers."""
+        ...
 
     def delete(self, image: ImageID) -> Iterable[str]:
         """Delete the image and the layers nothing else needs; return their chain IDs."""
+        ...
 
 
 class DeletionConflict(Conflict):

@@ -30,10 +30,12 @@ class ListedImage(Protocol):
     @property
     def created(self) -> int:
         """When it was made."""
+        ...
 
     @property
     def labels(self) -> dict[str, str]:
         """Its labels."""
+        ...
 
 
 class ListedContainer(Protocol):
@@ -42,38 +44,47 @@ class ListedContainer(Protocol):
     @property
     def id(self) -> str:
         """Its ID."""
+        ...
 
     @property
     def name(self) -> str:
         """Its name."""
+        ...
 
     @property
     def created(self) -> int:
         """When it was created."""
+        ...
 
     @property
     def state(self) -> str:
         """What it is now."""
+        ...
 
     @property
     def exit_code(self) -> int:
         """How it ended."""
+        ...
 
     @property
     def image_id(self) -> str:
         """Its image."""
+        ...
 
     @property
     def labels(self) -> dict[str, str]:
         """Its labels."""
+        ...
 
     @property
     def networks(self) -> list[str]:
         """Its networks."""
+        ...
 
     @property
     def mounts(self) -> list[dict[str, object]]:
         """Its mounts."""
+        ...
 
 
 def parse_moment(text: str, now: int) -> int:

@@ -8,7 +8,7 @@ what is encoded are Docker's, to the byte.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -212,7 +212,8 @@ def settings_document(settings: ContainerSettings, *, sparse: bool = False) -> d
     leaves it out, as OCI builders do.
     """
     document: dict[str, object] = {}
-    for key, value in zip(_SETTINGS_KEYS, msgspec.structs.astuple(settings), strict=True):
+    values: tuple[Any, ...] = msgspec.structs.astuple(settings)
+    for key, value in zip(_SETTINGS_KEYS, values, strict=True):
         if key == "StopTimeout":
             empty = value is None
         elif key in {"Cmd", "Entrypoint"}:

@@ -38,7 +38,7 @@ def default_filter(capabilities: Iterable[str], machine: str, *, foreign: bool =
     from lamella.runtime import seccomp_table as table
 
     held = frozenset(capabilities)
-    allowed = set(table.ALLOWED)
+    allowed: set[str] = set(table.ALLOWED)
     allowed.update(table.BY_MACHINE.get(machine, "").split())
     for capability, names in table.BY_CAPABILITY.items():
         if capability in held:

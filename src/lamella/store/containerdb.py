@@ -23,7 +23,7 @@ from lamella.model.documents import decode_object
 from lamella.model.gojson import ZERO_TIME, encode
 from lamella.model.ids import ContainerID, short_id
 from lamella.store.dataroot import DataRoot
-from lamella.store.smallfiles import find_small, list_names, read_small
+from lamella.store.smallfiles import find_small, is_directory, list_names, read_small
 
 _LIMIT = 8 << 20
 _ID = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -110,11 +110,6 @@ class ContainerRecord:
     def paused(self) -> bool:
         """Whether the record says that it is paused."""
         return self.state.get("Paused") is True
-
-    @property
-    def dead(self) -> bool:
-        """Whether its removal has begun."""
-        return self.state.get("Dead") is True or self.state.get("RemovalInProgress") is True
 
     @property
     def pid(self) -> int:
@@ -333,15 +328,18 @@ class ContainerDB:
         """
         path = self.path(record.id)
         with self._root.writing():
-            previous = None if not path.is_dir() else find_small(path / CONFIG, _LIMIT)
-            if previous is None or encode(f"/{record.name}") not in previous:
+            known = is_directory(path)
+            if not known and path.is_symlink():
+                raise DataLoss(f"{path}: a symbolic link stands where a container's directory is due; remove it")
+            previous = find_small(path / CONFIG, _LIMIT) if known else None
+            if self._name_in(previous) != record.name:
                 other = self.find_name(record.name)
                 if other is not None and other != record.id:
                     raise AlreadyExists(
                         f'Conflict. The container name "/{record.name}" is already in use by container "{other}". '
                         "You have to remove (or rename) that container to be able to reuse that name."
                     )
-            if not path.is_dir():
+            if not known:
                 self._make_directory(path)
             for name in list_names(path):
                 if _LEFTOVER.fullmatch(name):
@@ -354,11 +352,20 @@ class ContainerDB:
         """Remove a container's directory, its record first; its writable layer must be gone already."""
         path = self.path(id)
         with self._root.writing():
-            if not path.is_dir():
+            if not os.path.lexists(path):
                 raise NotFound(f"No such container: {short_id(id)}")
-            (path / CONFIG).unlink(missing_ok=True)
+            if is_directory(path):
+                (path / CONFIG).unlink(missing_ok=True)
             remove_tree(path)
             fsync_dir(self.directory)
+
+    @staticmethod
+    def _name_in(raw: bytes | None) -> str | None:
+        """Return the name in a container's document; None if there is none to be read."""
+        try:
+            return None if raw is None else ContainerRecord(decode_object(raw, limit=_LIMIT, what=CONFIG), {}).name
+        except InvalidArgument:
+            return None
 
     def _make_directory(self, path: Path) -> None:
         for directory, mode in ((path, 0o710), (path / "checkpoints", 0o700), (path / "mounts", 0o710)):

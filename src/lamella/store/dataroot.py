@@ -47,7 +47,10 @@ class Recovery(Protocol):
     """What undoes and finishes the work of the dead."""
 
     def recover(self, *, thorough: bool) -> None:
-        """See to every dead transaction and unfinished removal; ``thorough`` if a writer died holding the lock."""
+        """See to all that the dead left, for a process's first change; ``thorough`` if one died holding the lock."""
+
+    def recover_dead(self) -> None:
+        """Take back, or finish, the transactions of those that died since."""
 
     def release_deferred(self) -> None:
         """Remove what only the transaction that just ended still needed."""
@@ -125,8 +128,8 @@ class DataRoot:
     def writing(self, *, timeout: float | None = None) -> Iterator[None]:
         """Hold the store for a short change of its records; scopes of one thread nest.
 
-        The first scope of a process sees to what dead processes left.  Raises InUse while a dockerd runs here,
-        PermissionDenied on a read-only file system.
+        What dead processes began is undone or finished before anything else is changed.  Raises InUse while a dockerd
+        runs here, PermissionDenied on a read-only file system.
         """
         with self._guard:
             if self._writing:
@@ -142,15 +145,20 @@ class DataRoot:
             with locked(self.lamella_dir / "lock", timeout=timeout), dockerd.kept_out(self.path):
                 self._writing += 1
                 try:
+                    marked = os.path.lexists(self._marker)
                     if not self._ready:
                         self._make_layout()
                         if self.recovery is not None:
-                            self.recovery.recover(thorough=self._marker.exists())
-                        self._ready = True
+                            self.recovery.recover(thorough=marked)
+                        self._ready, marked = True, False
+                    elif self.recovery is not None:
+                        self.recovery.recover_dead()
                     with contextlib.suppress(OSError):  # a hint for recovery; a full disk must not stop a removal
-                        os.close(os.open(self._marker, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+                        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                        os.close(os.open(self._marker, flags, 0o600))
                     yield
-                    self._marker.unlink(missing_ok=True)
+                    if not marked:  # what another one left is for the next process to look for
+                        self._marker.unlink(missing_ok=True)
                 finally:
                     self._writing -= 1
         self._run_afterwards()
@@ -216,6 +224,14 @@ class DataRoot:
         if problem not in self.problems:
             self.problems.append(problem)
 
+    def sync(self) -> None:
+        """Put layers and records on disk, also where they are on file systems of their own."""
+        from lamella.fs.atomic import sync_filesystem
+
+        places = (self.path, self.path / self.driver.name, self.layerdb_dir, self.containers_dir)
+        for place in {place.stat().st_dev: place for place in places if place.is_dir()}.values():
+            sync_filesystem(place)
+
     # ------------------------------------------------------------------------------------------------ internals
 
     def _run_afterwards(self) -> None:
@@ -223,12 +239,15 @@ class DataRoot:
             if self._writing:
                 return
             work, self._afterwards = self._afterwards, []
-        for item in work:
-            item()
+        with contextlib.ExitStack() as stack:  # one that fails does not keep the others from being done
+            for item in reversed(work):
+                stack.callback(item)
 
     def _require_writable(self) -> None:
         if not self.writable:
             raise PermissionDenied(f"{self.path} is on a read-only file system; remount it to change anything")
+        if self.lamella_dir.is_symlink():
+            raise _linked(self.lamella_dir)
         if self.lamella_dir.is_dir():
             return
         try:
@@ -263,7 +282,14 @@ class DataRoot:
             if not os.path.lexists(directory):
                 _mkdir(directory, mode)
             elif os.path.islink(directory):
-                raise Unavailable(f"{directory}: a symbolic link stands where the store needs a directory")
+                raise _linked(directory)
+        for directory in (self.path / self.driver.name, self.lamella_dir / "mounts"):
+            if os.path.islink(directory):
+                raise _linked(directory)
+
+
+def _linked(directory: Path) -> Unavailable:
+    return Unavailable(f"{directory}: a symbolic link stands where the store needs a directory")
 
 
 def _make_root(path: Path) -> None:

@@ -16,7 +16,7 @@ from lamella.model.digest import DiffID, Digest, hex_of, parse_digest
 from lamella.model.documents import decode_document
 from lamella.model.gojson import encode
 from lamella.store.dataroot import DataRoot
-from lamella.store.smallfiles import find_small
+from lamella.store.smallfiles import find_small, is_directory
 
 _MOST = 50
 _LIMIT = 256 << 10
@@ -79,6 +79,6 @@ class Distribution:
     @staticmethod
     def _write(directory: Path, name: str, content: bytes) -> None:
         for path in (directory.parent.parent, directory.parent, directory):
-            if not path.is_dir():
+            if not is_directory(path):
                 os.mkdir(path, 0o700 if path.name == "distribution" else 0o755)
         write_file(directory / name, content, mode=0o644, sync=False)

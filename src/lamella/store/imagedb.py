@@ -20,7 +20,7 @@ from lamella.model.digest import ChainID, Digest, ImageID, chain_ids, digest_of,
 from lamella.model.imageconfig import ImageConfig, decode_image_config
 from lamella.store.dataroot import DataRoot
 from lamella.store.layerdb import LayerDB
-from lamella.store.smallfiles import find_small, list_names, read_small
+from lamella.store.smallfiles import find_small, is_directory, list_names, read_small
 from lamella.store.transactions import Transaction
 
 CONFIG_LIMIT = 8 << 20
@@ -105,7 +105,7 @@ class ImageDB:
     def iter_children(self, id: ImageID) -> Iterator[ImageID]:  # noqa: A002  (the vocabulary's word)
         """Yield the images whose metadata name ``id`` as their parent."""
         for name in list_names(self.metadata):
-            if _HEX.fullmatch(name) and self._read_parent(_image_id(name)) == id:
+            if _HEX.fullmatch(name) and self._read_parent(_image_id(name)) == id and is_directory(self.metadata / name):
                 yield _image_id(name)
 
     def resolve_prefix(self, text: str) -> ImageID:
@@ -190,8 +190,7 @@ class ImageDB:
     # ------------------------------------------------------------------------------------------------ internals
 
     def _read_metadata(self, image_id: ImageID) -> tuple[ImageID | None, str | None, bool]:
-        directory = os.fspath(self.metadata / hex_of(image_id))
-        if not os.path.isdir(directory):  # the usual case: nothing was ever set
+        if not is_directory(self.metadata / hex_of(image_id)):  # the usual case: nothing was ever set
             return None, None, False
         updated = self._read_key(image_id, "lastUpdated")
         return (
@@ -219,7 +218,8 @@ class ImageDB:
 
     def _write_metadata(self, image_id: ImageID, key: str, content: bytes) -> None:
         directory = self.metadata / hex_of(image_id)
-        if not directory.is_dir():
+        if not is_directory(directory):
+            directory.unlink(missing_ok=True)  # a link would have us write where it leads
             os.mkdir(directory, 0o700)
             fsync_dir(self.metadata)
         write_file(directory / key, content, mode=0o600)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -109,7 +108,7 @@ class LayerDB:
     def begin_removal(self, chain: ChainID) -> Path:
         """Take a record out of sight by renaming it, and return its new name; durable after a sync of ``records``."""
         source = self.path(chain)
-        target = source.with_name(f"{source.name}-{secrets.token_hex(16)}-removing")
+        target = source.with_name(f"{source.name}-{os.urandom(16).hex()}-removing")
         os.rename(source, target)
         return target
 

@@ -14,15 +14,16 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from lamella.errors import Conflict, DataLoss, InvalidArgument, NotFound
-from lamella.fs.atomic import fsync_dir, sync_filesystem
+from lamella.fs.atomic import fsync_dir
 from lamella.fs.tree import remove_tree
 from lamella.linux.locks import locked
-from lamella.model.digest import EMPTY_LAYER, ChainID, DiffID, chain_id, hex_of, is_hex64, parse_digest
+from lamella.model.digest import EMPTY_LAYER, ChainID, DiffID, chain_id, hex_of, parse_digest
 from lamella.model.ids import CacheID
 from lamella.store.dataroot import DataRoot
 from lamella.store.imagedb import ImageDB
@@ -31,8 +32,23 @@ from lamella.store.mountdb import MountDB, RWLayer, write_set_name
 from lamella.store.smallfiles import find_small
 from lamella.store.transactions import PendingLayer, Transaction, iter_intents
 
+if TYPE_CHECKING:
+    from lamella.changeset.apply import Applied
+
 Advance = Callable[[int], None]
 _DEFERRED_LIMIT = 16 << 20
+_CHAIN = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+
+
+class Draft(NamedTuple):
+    """The place of a layer that nobody else makes meanwhile, to be filled by any thread."""
+
+    chain_id: ChainID
+    diff_id: DiffID
+    parent: ChainID | None
+    cache_id: CacheID
+    write_set: Path
+    lock: contextlib.ExitStack
 
 
 class LayerStore:
@@ -115,6 +131,41 @@ class LayerStore:
                 lock.close()
             raise
 
+    def draft(
+        self, expected: DiffID, parent: ChainID | None, *, tx: Transaction, below: Draft | None = None
+    ) -> Layer | Draft:
+        """Return a layer that is known, leased to ``tx``, or else make its place on ``parent``.
+
+        Layers of one stack may be drafted base first, each with the one under it as ``below`` if that is a draft too,
+        filled in any order and by several threads, and must then be put in line by ``complete``, base first.  The
+        driver must keep layers ``apart``.  Whoever gives up closes the locks; the files go with the transaction.
+        """
+        chain = chain_id(parent, expected)
+        known, lock = self._claim(chain, parent, tx)
+        if known is not None or lock is None:
+            return self.get(chain) if known is None else known
+        try:
+            cache_id = tx.new_cache_id()
+            write_set = self.db.staging / write_set_name(cache_id)
+            os.mkdir(write_set, 0o700)
+            self._root.driver.create(cache_id, self._below(parent) if below is None else below.cache_id)
+        except BaseException:
+            lock.close()
+            raise
+        return Draft(chain, expected, parent, cache_id, write_set, lock)
+
+    def fill(self, draft: Draft, stream: BinaryIO, *, advance: Advance | None = None) -> Applied:
+        """Unpack a layer tar, compressed or not, into its place; may run beside others in threads."""
+        with _tar_split_in(draft.write_set) as tar_split:
+            return self._root.driver.apply(
+                draft.cache_id, None, stream, tar_split=tar_split, expected=draft.diff_id, advance=advance
+            )
+
+    def complete(self, draft: Draft, size: int, tx: Transaction) -> Layer:
+        """Put a layer that was filled in line for being published; those below it must be in line before it."""
+        made = Layer(draft.chain_id, draft.diff_id, draft.parent, draft.cache_id, size)
+        return self._enqueue(made, draft.write_set, tx, draft.lock)
+
     def capture(self, rw: RWLayer, parent: ChainID | None, tx: Transaction, *, advance: Advance | None = None) -> Layer:
         """Turn a writable layer, which must not be mounted, into a layer on ``parent`` without copying its files.
 
@@ -158,7 +209,7 @@ class LayerStore:
         """Put the pending layers of ``tx`` on disk and under their names; durable on return."""
         for item in tx.pending:
             tx.note("chain", item.layer.chain_id)
-        sync_filesystem(self._root.path)
+        self._root.sync()
         tx.durable = True
         with self._root.writing():
             for item in tx.pending:
@@ -216,12 +267,30 @@ class LayerStore:
 
     def release_deferred(self) -> None:
         """Look again at what running operations kept from being removed; costs one look if there was nothing."""
-        if not self._deferred.exists():
+        if not os.path.lexists(self._deferred):
             return
-        with self._root.writing():
-            lines = (find_small(self._deferred, _DEFERRED_LIMIT) or b"").decode("ascii", "replace").split()
+        with self._root.writing(), self._root.transaction("release", ids=0) as tx:
+            wanted = self._read_deferred()
+            for chain in wanted:
+                tx.note("chain", chain)
+            tx.sync()  # before the list goes: from here on the record remembers
             self._deferred.unlink(missing_ok=True)
-            self.release_unused([ChainID(DiffID(parse_digest(line))) for line in lines if is_hex64(hex_of(line))])
+            self._release(wanted, tx.id)
+
+    def _read_deferred(self) -> list[ChainID]:
+        try:
+            lines = (find_small(self._deferred, _DEFERRED_LIMIT) or b"").decode("ascii", "replace").split()
+        except DataLoss as error:
+            self._root.report(str(error))
+            return []
+        return [ChainID(DiffID(parse_digest(line))) for line in lines if _CHAIN.fullmatch(line)]
+
+    def _defer(self, chain: ChainID) -> None:
+        fd = os.open(self._deferred, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, f"{chain}\n".encode())
+        finally:
+            os.close(fd)
 
     def _release(self, candidates: list[ChainID], but: str) -> list[ChainID]:
         gone: list[ChainID] = []
@@ -244,8 +313,7 @@ class LayerStore:
                     current is not None and current in records and current not in pinned and not children.get(current)
                 ):
                     if current in leased:
-                        with open(self._deferred, "ab") as deferred:
-                            deferred.write(f"{current}\n".encode())
+                        self._defer(current)
                         break
                     layer = records.pop(current)
                     # Two records of one directory are the work of an enemy: the files go with the last.
@@ -329,9 +397,7 @@ class LayerStore:
         write_set = self.db.staging / write_set_name(cache_id)
         os.mkdir(write_set, 0o700)
         try:
-            fd = os.open(write_set / TAR_SPLIT, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            with open(fd, "wb", buffering=1 << 16) as tar_split:
-                os.fchmod(fd, 0o644)
+            with _tar_split_in(write_set) as tar_split:
                 yield write_set, tar_split
         except BaseException:
             with contextlib.suppress(OSError):
@@ -370,9 +436,12 @@ class LayerStore:
 
     def _remove(self, chain: ChainID, *, keep_files: bool) -> None:
         record = self.db.begin_removal(chain)
+        if not record.is_dir() or record.is_symlink():  # the work of an enemy
+            record.unlink()
+            return
         if keep_files:
             (record / "cache-id").unlink(missing_ok=True)
-        fd = os.open(record, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(record, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         fcntl.flock(fd, fcntl.LOCK_EX)
 
         def finish() -> None:
@@ -406,3 +475,11 @@ class LayerStore:
                 leased.update(intent.leases)
                 leased.update(intent.chains)
         return leased
+
+
+@contextlib.contextmanager
+def _tar_split_in(write_set: Path) -> Iterator[BinaryIO]:
+    fd = os.open(write_set / TAR_SPLIT, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    with open(fd, "wb", buffering=1 << 16) as tar_split:
+        os.fchmod(fd, 0o644)
+        yield tar_split

@@ -55,11 +55,9 @@ class StoreRecovery:
 
         Drafts in the many small directories of images and containers are looked for only if ``thorough``.
         """
-        self._root.driver.sweep_mounts()
-        for path, intent in iter_dead(self._root.tx_dir):
-            with self._reported(f"undoing {intent.kind} {path.name}"):
-                self.undo(intent)
-                path.unlink(missing_ok=True)
+        with self._reported("undoing the mounts of dead processes"):
+            self._root.driver.sweep_mounts()
+        self.recover_dead()
         with self._reported("removing layers"):
             self._layers.release_deferred()
         for record in list(self._layers.db.iter_removing()):
@@ -75,6 +73,15 @@ class StoreRecovery:
         for name in list_names(self._root.locks_dir):
             self._drop_idle_lock(self._root.locks_dir / name)
 
+    def recover_dead(self) -> None:
+        """See to the transactions whose process is gone; the store lock is held."""
+        if {tx.path.name for tx in self._root.transactions}.issuperset(list_names(self._root.tx_dir)):
+            return
+        for path, intent in iter_dead(self._root.tx_dir):
+            with self._reported(f"undoing {intent.kind} {path.name}"):
+                self.undo(intent)
+                path.unlink(missing_ok=True)
+
     def _finish_removal(self, record: Path) -> None:
         with self._reported(f"removing {record.name}"):
             self._layers.finish_removal(record)
@@ -86,7 +93,8 @@ class StoreRecovery:
     def undo(self, intent: Intent) -> None:
         """Take one transaction back, or forward if it was decided; the store lock is held.  May be repeated."""
         if intent.tags is not None:
-            self._tags.set_many(intent.tags)
+            # The tags go on the images that are there: one that was removed since needs none.
+            self._tags.set_many({tag: image for tag, image in intent.tags.items() if self._images.exists(image)})
             self._remove_spares(intent)
             return
         for image in intent.deletions:
@@ -94,7 +102,8 @@ class StoreRecovery:
                 self._images.remove(image)
         for owner in filter(is_container_id, intent.discards):
             self._discard(owner)
-        with contextlib.suppress(LamellaError):  # unreadable references: keep the images, they do no harm
+        with contextlib.suppress(DataLoss):  # unreadable references: keep the images, they do no harm
+            self._tags.check(())
             self._remove_images(intent)
         for container in intent.containers:
             if is_container_id(container) and not self._is_whole(container):

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from lamella.errors import InUse, NotFound
-from lamella.fs.atomic import sync_filesystem
 from lamella.model.digest import ChainID
 from lamella.model.ids import CacheID, ContainerID, init_id
 from lamella.store.dataroot import DataRoot
@@ -68,7 +67,7 @@ class RWLayers:
         if recorded:
             staged = self.db.stage(layer)
             if sync:
-                sync_filesystem(self._root.path)
+                self._root.sync()
                 tx.durable = True
             self.db.publish(staged, owner, sync=sync)
         return layer

@@ -55,6 +55,14 @@ def find_small(path: str | os.PathLike[str], limit: int = RECORD_LIMIT) -> bytes
         return None
 
 
+def is_directory(path: str | os.PathLike[str]) -> bool:
+    """Tell whether there is a directory of the store's own, a link to one being none."""
+    try:
+        return stat.S_ISDIR(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def list_names(directory: str | os.PathLike[str]) -> list[str]:
     """List a directory's names in byte order; a missing directory has none."""
     try:

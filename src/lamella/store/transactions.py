@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,7 +22,7 @@ from lamella.errors import DataLoss
 from lamella.model.digest import ChainID, ImageID
 from lamella.model.gojson import encode
 from lamella.model.ids import CacheID, ContainerID, new_cache_id
-from lamella.store.smallfiles import list_names, read_small
+from lamella.store.smallfiles import find_small, list_names, read_small
 
 if TYPE_CHECKING:
     from lamella.store.layerdb import Layer
@@ -99,8 +98,11 @@ class Transaction:
     """One operation in progress; made by ``DataRoot.transaction`` and valid inside its scope."""
 
     def __init__(self, directory: Path, kind: str, *, ids: int = _POOL) -> None:
-        """Write the record, which becomes durable with the first id that is used; the caller holds the store lock, so that nobody takes it for a dead one."""
-        self.id = secrets.token_hex(16)
+        """Write the record; the caller holds the store lock, so that nobody takes it for a dead one.
+
+        It becomes durable with the first id that is used.
+        """
+        self.id = os.urandom(16).hex()
         self.path = directory / f"{self.id}.json"
         self.intent = Intent(kind, self.id)
         self.pending: list[PendingLayer] = []
@@ -111,7 +113,7 @@ class Transaction:
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX)
-            self._refill(ids, {"kind": kind, "pid": os.getpid(), "boot": _boot_id()})
+            self._refill(ids, {"kind": kind, "pid": os.getpid()})
         except BaseException:
             os.close(self._fd)
             self.path.unlink(missing_ok=True)
@@ -188,13 +190,19 @@ def iter_dead(directory: Path) -> Iterator[tuple[Path, Intent]]:
         except FileNotFoundError:
             continue
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        else:
-            yield path, parse_intent(read_small(path, _RECORD_LIMIT), path.stem)
+            # No file any more: its owner ended well after we had opened it.
+            if _take(fd) and (raw := find_small(path, _RECORD_LIMIT)) is not None:
+                yield path, parse_intent(raw, path.stem)
         finally:
             os.close(fd)
+
+
+def _take(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def iter_intents(directory: Path) -> Iterator[Intent]:
@@ -206,10 +214,3 @@ def iter_intents(directory: Path) -> Iterator[Intent]:
 
 def _record_paths(directory: Path) -> list[Path]:
     return [directory / name for name in list_names(directory) if name.endswith(".json")]
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""

@@ -24,6 +24,7 @@ from lamella.fs.rooted import Root
 
 _MOST_MEMBERS = 200_000
 _MOST_LINKS = 8
+_LONGEST_NAME = 4096
 _ZEROS = memoryview(bytes(1 << 20))
 
 
@@ -32,12 +33,15 @@ class Members(Protocol):
 
     def exists(self, name: str) -> bool:
         """Tell whether there is a file of this name, or a link to one."""
+        ...
 
     def open(self, name: str) -> BinaryIO:
         """Open a regular file.  Raises NotFound, or InvalidArgument if it is something else."""
+        ...
 
     def size(self, name: str) -> int:
         """Return the bytes of a regular file."""
+        ...
 
 
 def read_member(members: Members, name: str, limit: int) -> bytes:
@@ -96,7 +100,7 @@ class TarMembers:
 
     def _regular(self, name: str) -> _Member:
         steps = 0
-        pending = name.encode("utf-8", "surrogateescape").split(b"/")[::-1]
+        pending = _components(name.encode("utf-8", "surrogateescape"))
         done: list[bytes] = []
         member: _Member | None = None
         while pending:
@@ -115,13 +119,20 @@ class TarMembers:
             if steps > _MOST_LINKS:
                 raise InvalidArgument(f"{show(os.fsencode(name))} in the archive leads through too many links")
             done = [] if member.kind is Kind.HARD_LINK or member.link.startswith(b"/") else done[:-1]
-            pending += member.link.split(b"/")[::-1]
+            pending += _components(member.link)
         member = self._members.get(b"/".join(done))
         if member is None:
             raise NotFound(f"{show(os.fsencode(name))} is not in the archive")
         if member.kind is not Kind.REGULAR or not member.plain:
             raise InvalidArgument(f"{show(os.fsencode(name))} in the archive is not a regular file")
         return member
+
+
+def _components(path: bytes) -> list[bytes]:
+    """Split a path, last component first; looking one up costs the square of its length."""
+    if len(path) > _LONGEST_NAME:
+        raise InvalidArgument(f"{show(path)} is longer than a path can be")
+    return path.split(b"/")[::-1]
 
 
 class DirectoryMembers:

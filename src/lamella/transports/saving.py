@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import BinaryIO, NamedTuple, cast
 
 from lamella.changeset.compression import Compression, open_compressed
@@ -69,12 +70,17 @@ def save(
         if not image.config.diff_ids:
             raise InvalidArgument(f"image {short_id(image.id)} has no layers; an empty image cannot be saved")
     blobs: dict[DiffID, _Blob] = {}
-    for image, _ in stored:
-        for layer in store.layers.stack(image.top):
-            if layer.diff_id not in blobs:
-                blobs[layer.diff_id] = _plan_blob(store, layer, compression, report)
-    small, documents = _documents(stored, blobs)
-    _write(sink, small, {hex_of(blob.digest): blob for blob in blobs.values()}, documents)
+    with ExitStack() as spools:
+        for image, _ in stored:
+            for layer in store.layers.stack(image.top):
+                if layer.diff_id in blobs:
+                    continue
+                if compression is Compression.NONE:
+                    blobs[layer.diff_id] = _original(store, layer, report)
+                else:
+                    blobs[layer.diff_id] = _packed(store, layer, compression, spools)
+        small, documents = _documents(stored, blobs)
+        _write(sink, small, {hex_of(blob.digest): blob for blob in blobs.values()}, documents)
 
 
 def tar_size(store: ImageStore, layer: Layer) -> int:
@@ -83,30 +89,33 @@ def tar_size(store: ImageStore, layer: Layer) -> int:
     return sum(size if name is not None else len(payload) for payload, name, size in records)
 
 
-def _plan_blob(store: ImageStore, layer: Layer, compression: Compression, report: Reporter) -> _Blob:
+def _original(store: ImageStore, layer: Layer, report: Reporter) -> _Blob:
+    """Plan a layer as it was: made again only when it is written."""
     name = short_id(layer.diff_id)
-    if compression is Compression.NONE:
-        size = tar_size(store, layer)
+    size = tar_size(store, layer)
 
-        def write(emit: Callable[[Buffer], object]) -> None:
-            report(Started(name, "Saving layer", size))
+    def write(emit: Callable[[Buffer], object]) -> None:
+        report(Started(name, "Saving layer", size))
 
-            def counted(piece: Buffer) -> None:
-                emit(piece)
-                report(Advanced(name, len(piece)))
+        def counted(piece: Buffer) -> None:
+            emit(piece)
+            report(Advanced(name, len(piece)))
 
-            store.layers.reassemble(layer, counted)
-            report(Finished(name, "Saved"))
+        store.layers.reassemble(layer, counted)
+        report(Finished(name, "Saved"))
 
-        return _Blob(_LAYER_TYPES[compression], layer.diff_id, size, write)
-    return _packed(store, layer, compression)
+    return _Blob(_LAYER_TYPES[Compression.NONE], layer.diff_id, size, write)
 
 
-def _packed(store: ImageStore, layer: Layer, compression: Compression) -> _Blob:
+def _packed(store: ImageStore, layer: Layer, compression: Compression, spools: ExitStack) -> _Blob:
+    """Pack a layer into a nameless file of *spools*, which closes it."""
     from hashlib import sha256
 
+    if not store.root.wip_dir.is_dir():
+        with store.root.writing():  # makes it
+            pass
     fd = open_nameless(store.root.wip_dir)
-    spool = open(fd, "w+b", buffering=1 << 18)  # noqa: SIM115  (closed when it has been written out)
+    spool = spools.enter_context(open(fd, "w+b", buffering=1 << 18))  # noqa: SIM115  (the stack closes it)
     with open_compressed(spool, compression) as packer:
         store.layers.reassemble(layer, packer.write)
     spool.flush()

@@ -1,0 +1,236 @@
+"""Manifests and indexes as values: what they say, checked, whatever they were read from.
+
+The type of a document comes from whoever led to it (a descriptor, a Content-Type), and the document may not say
+otherwise.  What is not a Linux container image made of layers that can be fetched is refused here, before anybody asks
+for a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from lamella.errors import InvalidArgument, Unsupported
+from lamella.model.digest import Digest, parse_digest
+from lamella.model.documents import CONFIG_LIMIT, MANIFEST_LIMIT, decode_object
+from lamella.model.platform import Platform
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar"
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+
+NESTING = 4
+INDEX_TYPES = frozenset({OCI_INDEX, DOCKER_LIST})
+MANIFEST_TYPES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+CONFIG_TYPES = frozenset({OCI_CONFIG, DOCKER_CONFIG})
+FOREIGN_TYPES = frozenset({
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+})  # fmt: skip
+LAYER_TYPES = frozenset({
+    *(OCI_LAYER + packed for packed in ("", "+gzip", "+zstd")),
+    *(DOCKER_LAYER + packed for packed in ("", ".gzip", ".zstd")),
+})  # fmt: skip
+_SCHEMA1 = "application/vnd.docker.distribution.manifest.v1+"
+
+
+class Descriptor(NamedTuple):
+    """What one document says of another, or of a blob."""
+
+    media_type: str
+    digest: Digest
+    size: int
+    annotations: Mapping[str, str] = {}
+    platform: Platform | None = None
+
+    def document(self) -> dict[str, object]:
+        """Return the three fields that every descriptor has, in their usual order."""
+        return {"mediaType": self.media_type, "size": self.size, "digest": self.digest}
+
+
+class Manifest(NamedTuple):
+    """An image manifest: its config and layers, base first."""
+
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+
+
+def parse_document(raw: bytes, what: str, media_type: str | None) -> dict[str, object]:
+    """Decode a manifest or index that must be of *media_type*, if that is known."""
+    document = decode_object(raw, limit=MANIFEST_LIMIT, what=what)
+    if "manifests" in document and "layers" in document:
+        raise InvalidArgument(f"{what}: both an index and a manifest")
+    stated = document.get("mediaType")
+    if stated is not None and media_type is not None and stated != media_type:
+        raise InvalidArgument(f"{what}: says it is {stated!r:.100}, its descriptor says {media_type}")
+    return document
+
+
+def document_type(raw: bytes, what: str, given: str | None) -> str:
+    """Tell which of the four types a document is; *given* is its Content-Type, if any.
+
+    Raises Unsupported for schema 1 and for what is neither a manifest nor an index.
+    """
+    given = given.partition(";")[0].strip().lower() if given else ""
+    if given in INDEX_TYPES or given in MANIFEST_TYPES:
+        return given
+    if given.startswith(_SCHEMA1):
+        raise schema1(what)
+    document = decode_object(raw, limit=MANIFEST_LIMIT, what=what)
+    if document.get("schemaVersion") == 1:
+        raise schema1(what)
+    stated = document.get("mediaType")
+    if isinstance(stated, str) and (stated in INDEX_TYPES or stated in MANIFEST_TYPES):
+        return stated
+    if given in {"", "application/json", "application/octet-stream", "text/plain"} and stated is None:
+        # OCI documents need not say what they are, and plain file servers do not know.
+        if isinstance(document.get("manifests"), list):
+            return OCI_INDEX
+        if isinstance(document.get("config"), dict):
+            return OCI_MANIFEST
+    raise Unsupported(f"{what}: {(given or str(stated))!r:.100} is neither an image manifest nor an index")
+
+
+def schema1(what: str) -> Unsupported:
+    """Make the refusal of a manifest as registries had them before 2016."""
+    return Unsupported(
+        f"{what} is a manifest of schema 1, which is no longer supported; push the image again with a newer client"
+    )
+
+
+def parse_manifest(raw: bytes, what: str, media_type: str | None) -> Manifest:
+    """Parse an image manifest.  Raises Unsupported for artifacts, foreign layers and layers of unknown kinds."""
+    document = parse_document(raw, what, media_type)
+    if document.get("schemaVersion") == 1:
+        raise schema1(what)
+    config = parse_descriptor(document.get("config"), f"{what}: config")
+    if config.media_type not in CONFIG_TYPES:
+        raise Unsupported(f"{what} is of {config.media_type!r:.100}, not of a container image")
+    if config.size > CONFIG_LIMIT:
+        raise InvalidArgument(f"{what}: its config of {config.size} bytes is larger than {CONFIG_LIMIT} bytes")
+    layers = tuple(parse_descriptors(document, "layers", what))
+    return Manifest(config, layers)
+
+
+def check_layer(layer: Descriptor, what: str, *, foreign: bool = False) -> None:
+    """Refuse a layer that cannot be unpacked, and unless *foreign* one that a registry does not hand out."""
+    if layer.media_type in FOREIGN_TYPES:
+        if foreign:
+            return
+        raise Unsupported(
+            f"{what}: layer {layer.digest} is foreign ({layer.media_type}): registries do not hold such layers"
+        )
+    if layer.media_type not in LAYER_TYPES:
+        raise Unsupported(f"{what}: layers of {layer.media_type!r:.100} cannot be unpacked")
+
+
+def parse_index(raw: bytes, what: str, media_type: str | None) -> list[Descriptor]:
+    """Parse an index into the descriptors of its manifests, attestations left out."""
+    document = parse_document(raw, what, media_type)
+    return [item for item in parse_descriptors(document, "manifests", what) if not is_attestation(item)]
+
+
+def choose_manifest(
+    top: Descriptor,
+    read: Callable[[Descriptor], bytes],
+    wanted: Platform,
+    *,
+    others: list[str],
+    strict: bool,
+    what: str,
+) -> Descriptor | None:
+    """Follow indexes from *top* to the manifest for a platform, or None; *others* collects the platforms passed over.
+
+    With *strict* a lone manifest must be for the platform, too.
+    """
+    return _choose(top, read, wanted, 1, others, strict=strict, what=what)
+
+
+def _choose(
+    descriptor: Descriptor,
+    read: Callable[[Descriptor], bytes],
+    wanted: Platform,
+    depth: int,
+    others: list[str],
+    *,
+    strict: bool,
+    what: str,
+) -> Descriptor | None:
+    if descriptor.media_type in MANIFEST_TYPES:
+        if strict and descriptor.platform is not None and not fits(descriptor.platform, wanted):
+            others.append(str(descriptor.platform))
+            return None
+        return descriptor
+    if descriptor.media_type not in INDEX_TYPES:
+        if depth > 1:
+            return None  # something else that travels with the images
+        raise Unsupported(f"{what}: {descriptor.media_type!r:.100} is neither an image nor an index")
+    if depth > NESTING:
+        raise InvalidArgument(f"{what}: indexes are nested deeper than {NESTING}")
+    for item in by_closeness(parse_index(read(descriptor), descriptor.digest, descriptor.media_type), wanted):
+        found = _choose(item, read, wanted, depth + 1, others, strict=True, what=what)
+        if found is not None:
+            return found
+    return None
+
+
+def by_closeness(items: Sequence[Descriptor], wanted: Platform) -> list[Descriptor]:
+    """Sort an index's entries: an exact variant first, then what fits, each in the order of the index."""
+    return sorted(items, key=lambda item: item.platform is None or item.platform.variant != wanted.variant)
+
+
+def fits(platform: Platform, wanted: Platform) -> bool:
+    """Tell whether what is made for *platform* runs where *wanted* does."""
+    return (platform.os, platform.architecture) == (wanted.os, wanted.architecture) and (
+        not wanted.variant or not platform.variant or platform.variant <= wanted.variant
+    )
+
+
+def is_attestation(descriptor: Descriptor) -> bool:
+    """Tell whether an index's entry only says something about another one."""
+    return descriptor.annotations.get("vnd.docker.reference.type") == "attestation-manifest" or (
+        descriptor.platform is not None and descriptor.platform.os == "unknown"
+    )
+
+
+def parse_descriptors(document: Mapping[str, object], key: str, what: str) -> Iterator[Descriptor]:
+    """Yield the descriptors in a document's list *key*."""
+    items = document.get(key)
+    if items is None and key == "layers":
+        return
+    if not isinstance(items, list):
+        raise InvalidArgument(f"{what}: {key} is not a list")
+    for index, item in enumerate(items):
+        yield parse_descriptor(item, f"{what}: {key} {index}")
+
+
+def parse_descriptor(item: object, what: str) -> Descriptor:
+    """Check one descriptor's shape."""
+    if not isinstance(item, dict):
+        raise InvalidArgument(f"{what} is not a descriptor")
+    media_type, digest, size = item.get("mediaType"), item.get("digest"), item.get("size")
+    if not isinstance(media_type, str) or not isinstance(digest, str):
+        raise InvalidArgument(f"{what}: mediaType or digest is missing")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0 or size >= 1 << 63:
+        raise InvalidArgument(f"{what}: size {size!r:.40} is not a number of bytes")
+    annotations = item.get("annotations")
+    platform = item.get("platform")
+    return Descriptor(
+        media_type,
+        parse_digest(digest),
+        size,
+        {key: value for key, value in annotations.items() if isinstance(value, str)}
+        if isinstance(annotations, dict)
+        else {},
+        Platform(*(str(platform.get(key) or "") for key in ("os", "architecture", "variant")))
+        if isinstance(platform, dict)
+        else None,
+    )
