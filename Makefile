@@ -24,6 +24,8 @@ types:
 bench:
 	scripts/setup.sh test
 	test -e .cache/debian.tar || scripts/base-image.sh .cache/debian.tar
+	# As a user has it: without the packages that development brings.
+	test -x .cache/venv/bin/lamella || { /usr/bin/python3 -m venv .cache/venv && .cache/venv/bin/pip install --quiet --editable .; }
 	$(bin)/python -m bench
 
 clean:

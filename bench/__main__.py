@@ -22,7 +22,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from tests.support.dockerd import DOCKER, Dockerd  # noqa: E402 - the daemon that the tests start, too
 
-LAMELLA = REPOSITORY / ".venv/bin/lamella"
+LAMELLA = REPOSITORY / ".cache/venv/bin/lamella"  # as a user has it, without development packages
 TARGETS = {"load": 0.6, "build": 0.6, "run": 0.7, "commit": 1.0}
 DOCKERFILE = """\
 FROM ubuntu:latest

@@ -29,6 +29,8 @@ if [ "${1:-run}" = test ]; then
     need xz-utils xz
     need zstd zstd
     need git git
+    need docker-registry docker-registry
+    need openssl openssl
 fi
 if [ -n "$missing" ]; then
     echo "installing:$missing"

@@ -20,9 +20,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lamella._version import __version__ as __version__
     from lamella.engine.containers import Container as Container
+    from lamella.engine.containers import Output as Output
     from lamella.engine.images import Image as Image
     from lamella.engine.layers import Layer as Layer
     from lamella.engine.options import ContainerOptions as ContainerOptions
+    from lamella.engine.registries import CopiedImage as CopiedImage
+    from lamella.engine.registries import PulledImage as PulledImage
+    from lamella.engine.registries import PushedImage as PushedImage
+    from lamella.engine.registries import Registries as Registries
+    from lamella.engine.registries import RegistrySettings as RegistrySettings
+    from lamella.engine.registries import copy_image as copy_image
     from lamella.engine.removal import Removed as Removed
     from lamella.engine.store import Store as Store
     from lamella.engine.streams import Streams as Streams
@@ -42,6 +49,7 @@ if TYPE_CHECKING:
     from lamella.errors import NotFound as NotFound
     from lamella.errors import PermissionDenied as PermissionDenied
     from lamella.errors import StartFailed as StartFailed
+    from lamella.errors import Unauthorized as Unauthorized
     from lamella.errors import Unavailable as Unavailable
     from lamella.errors import Unsupported as Unsupported
 
@@ -54,6 +62,7 @@ _PUBLIC = {
     "Conflict": "lamella.errors",
     "Container": "lamella.engine.containers",
     "ContainerOptions": "lamella.engine.options",
+    "CopiedImage": "lamella.engine.registries",
     "DataLoss": "lamella.errors",
     "DigestMismatch": "lamella.errors",
     "HistoryStep": "lamella.engine.views.image",
@@ -64,14 +73,21 @@ _PUBLIC = {
     "Layer": "lamella.engine.layers",
     "Loaded": "lamella.engine.transfer",
     "NotFound": "lamella.errors",
+    "Output": "lamella.engine.containers",
     "PermissionDenied": "lamella.errors",
+    "PulledImage": "lamella.engine.registries",
+    "PushedImage": "lamella.engine.registries",
+    "Registries": "lamella.engine.registries",
+    "RegistrySettings": "lamella.engine.registries",
     "Removed": "lamella.engine.removal",
     "StartFailed": "lamella.errors",
     "Store": "lamella.engine.store",
     "Streams": "lamella.engine.streams",
+    "Unauthorized": "lamella.errors",
     "Unavailable": "lamella.errors",
     "Unsupported": "lamella.errors",
     "__version__": "lamella._version",
+    "copy_image": "lamella.engine.registries",
 }
 
 

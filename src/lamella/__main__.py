@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
 def main() -> int:
     """Run the command line on this process's arguments and return its exit code."""
+    _fill_descriptors()
     from lamella.cli.main import run
 
     return run(sys.argv[1:])
+
+
+def _fill_descriptors() -> None:
+    """Open what the caller has closed of the three standard descriptors, lest a file of ours become one of them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
 
 
 if __name__ == "__main__":

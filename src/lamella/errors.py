@@ -9,6 +9,7 @@
     │   ├── AlreadyExists
     │   └── InUse              a container, a child or a running daemon needs it
     ├── PermissionDenied       not root, or a path the caller may not touch
+    │   └── Unauthorized       a registry wants other credentials, or grants these too little
     ├── Unavailable            a tool, a lock or a device is missing now; retrying or installing may help
     ├── Unsupported            valid, but not something lamella or this machine does
     ├── DataLoss               stored or received bytes are not what they should be
@@ -52,6 +53,10 @@ class InUse(Conflict):
 
 class PermissionDenied(LamellaError):
     """The caller lacks the right to do it."""
+
+
+class Unauthorized(PermissionDenied):
+    """A registry refused the credentials, or their lack."""
 
 
 class Unavailable(LamellaError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import string
 import subprocess
 
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 
 from lamella.build.dockerfile.expand import expand, expand_words
 from lamella.build.dockerfile.parser import parse_dockerfile
-from lamella.build.gotext import format_duration, parse_duration
 from lamella.build.ignore import parse_ignore
 from lamella.build.patterns import Pattern
 from lamella.errors import InvalidArgument
@@ -165,19 +163,6 @@ def test_ignoring_is_the_last_match_of_a_path_or_what_is_above(rules: list[tuple
 def test_an_ignore_file_is_read_or_refused(raw: bytes) -> None:
     try:
         parse_ignore(raw).ignores("a/b")
-    except InvalidArgument:
-        return
-
-
-@given(st.integers(0, 2**62))
-def test_a_duration_is_read_as_it_is_written(nanoseconds: int) -> None:
-    assert parse_duration(format_duration(nanoseconds)) == nanoseconds
-
-
-@given(st.text(alphabet=string.digits + ".hmsnu", max_size=12))
-def test_a_duration_is_read_or_refused(text: str) -> None:
-    try:
-        parse_duration(text)
     except InvalidArgument:
         return
 

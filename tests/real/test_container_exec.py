@@ -341,7 +341,7 @@ def test_commit_makes_an_image_with_the_changes_and_dockers_history(yard: Yard) 
     assert isinstance(config, dict)
     assert config["Cmd"] == ["cat", "/new"]
     assert config["Env"][-1] == "F=2"
-    assert yard.store.tags.get(parse_tagged("mine")) == image
+    assert yard.store.tags.find(parse_tagged("mine")) == image
     stored = yard.store.images.get(image)
     assert stored.parent == yard.image.id
     assert yard.run(yard.create(image=stored))[1] == b"new\n"

@@ -6,17 +6,20 @@ import io
 import os
 import stat
 import subprocess
-from pathlib import Path
+from pathlib import Path, PosixPath
 
 import pytest
 
-from lamella.errors import InUse, InvalidArgument, LamellaError, NotFound
+from lamella.errors import InUse, InvalidArgument, LamellaError, NotFound, Unavailable
+from lamella.linux.mount import Mount, mounted
 from lamella.model.digest import EMPTY_LAYER, DiffID, ImageID, chain_id
 from lamella.model.ids import ContainerID, new_container_id
 from lamella.store.containerdb import ContainerRecord, new_record
+from lamella.store.dataroot import DataRoot
 from lamella.store.imagestore import ImageStore
 from lamella.store.initlayer import fill_init_layer
 from lamella.store.layers import LayerStore
+from lamella.store.transactions import Transaction
 from lamella.transports.loading import load
 from tests.support.archives import Made, digest, docker20, image, layer_tar, leaks, listing, packed_gzip
 
@@ -306,6 +309,58 @@ def test_what_a_running_operation_needs_goes_when_it_ends(store: ImageStore, mad
         store.rwlayers.remove(rw)
     assert list(store.layers.iter_layers()) == []
     assert leaks(store.root.path) == []
+
+
+def test_a_kill_while_deferred_removals_are_looked_at_loses_none(
+    store: ImageStore, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Doomed(PosixPath):
+        def unlink(self, missing_ok: bool = False) -> None:  # type: ignore[explicit-override]
+            super().unlink(missing_ok)
+            raise SystemExit(137)
+
+    def end(root: DataRoot, tx: Transaction, _: BaseException) -> None:
+        root.transactions.remove(tx)
+        tx.close(remove=False)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):  # noqa: PT012 — raised by the scope's end
+        with store.root.transaction("test") as tx:
+            store.layers.lease(top_of(store, made), tx)  # type: ignore[arg-type]
+            assert store.delete_image(ImageID(made.id)) == []  # type: ignore[arg-type]
+            patch.setattr(store.layers, "_deferred", Doomed(store.root.lamella_dir / "deferred"))
+            patch.setattr(DataRoot, "_abandon", end)
+    with ImageStore.open(store.root.path).root.writing():
+        pass
+    assert list(store.layers.iter_layers()) == []
+    assert leaks(store.root.path) == []
+
+
+def test_a_refused_removal_is_not_done_later_because_its_process_was_killed(store: ImageStore, made: Made) -> None:
+    with store.root.transaction("test") as tx:
+        rw = store.rwlayers.create(new_container_id(), top_of(store, made), tx=tx)
+    store.rwlayers.mount(rw, "holder")
+    with store.root.writing():
+        killed = Transaction(store.root.tx_dir, "discard", ids=0)
+    with pytest.raises(InUse):
+        store.rwlayers.remove(rw, tx=killed)
+    killed.close(remove=False)
+    with ImageStore.open(store.root.path).root.writing():
+        pass
+    store.rwlayers.unmount(rw, "holder")
+    with ImageStore.open(store.root.path).root.writing():
+        pass
+    assert store.rwlayers.find(rw.owner) == rw
+    assert store.root.driver.exists(rw.mount_id)
+    assert os.listdir(store.root.tx_dir) == []
+
+
+def test_an_archive_is_not_unpacked_into_the_last_of_the_space(tmp_path: Path) -> None:
+    with mounted(Mount("tmpfs", "tmpfs", ("size=2m",)), tmp_path):
+        store = ImageStore.open(tmp_path / "root", driver="vfs")
+        (tmp_path / "filler").write_bytes(bytes(2_000_000))
+        with pytest.raises(Unavailable, match="nearly full"):
+            load(store, io.BytesIO(packed_gzip(bytes(1 << 20))))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_leaves_the_store_as_it_was(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from lamella.fs.tree import copy_tree, remove_tree
-from lamella.fs.usage import disk_usage, layer_size
+from lamella.fs.usage import layer_size
 from lamella.fs.walk import walk
 from lamella.linux.mount import Mount, mounted
 
@@ -144,7 +144,6 @@ def test_trees_deeper_than_descriptors_and_path_length_are_walked_copied_measure
         assert len(entries[-1][0]) > 4096
         assert entries[-1][1] == 2
         assert layer_size(copy) == 0
-        assert disk_usage(copy)[1] == DEPTH + 2
         remove_tree(top)
         remove_tree(copy)
     assert not os.listdir(tmp_path)
@@ -277,6 +276,3 @@ def test_a_layers_size_counts_files_once_and_directories_not_at_all(tmp_path: Pa
     with (tmp_path / "sparse").open("wb") as file:
         file.truncate(50_000)
     assert layer_size(tmp_path) == 1000 + len("four") + 50_000
-    used, inodes = disk_usage(tmp_path)
-    assert inodes == 6
-    assert used < 50_000

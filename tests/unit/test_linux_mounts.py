@@ -134,20 +134,3 @@ def test_open_in_root_can_refuse_mount_points(tmp_path: Path) -> None:
             assert caught.value.errno == errno.EXDEV
     finally:
         os.close(fd)
-
-
-def test_a_rename_to_a_new_name_never_replaces(tmp_path: Path) -> None:
-    (tmp_path / "old").mkdir()
-    (tmp_path / "new").mkdir()
-    with pytest.raises(FileExistsError):
-        libc.rename_new(tmp_path / "old", tmp_path / "new")
-    libc.rename_new(tmp_path / "old", tmp_path / "newer")
-    assert (tmp_path / "newer").is_dir()
-
-
-def test_a_descriptor_without_a_name_can_be_given_one(tmp_path: Path) -> None:
-    fd = os.open(tmp_path, os.O_TMPFILE | os.O_WRONLY, 0o600)
-    os.write(fd, b"x")
-    libc.link_descriptor(fd, libc.AT_FDCWD, os.fsencode(tmp_path / "named"))
-    os.close(fd)
-    assert (tmp_path / "named").read_bytes() == b"x"

@@ -18,7 +18,6 @@ from lamella.model.containerconfig import (
     host_config_document,
     merge_run_settings,
     parse_host_config,
-    parse_restart_policy,
 )
 from lamella.model.imageconfig import ContainerSettings, Healthcheck
 
@@ -191,24 +190,3 @@ def test_what_the_kernel_would_cut_is_refused(user: ContainerSettings) -> None:
 
 def test_the_environment_of_a_process() -> None:
     assert environment_of(["A=1", "B=2=3", "A=4", "B", "C=", "NOT"]) == {"A": "4", "C": ""}
-
-
-@pytest.mark.parametrize(
-    ("text", "policy"),
-    [
-        ("", RestartPolicy("no", 0)),
-        ("no", RestartPolicy("no", 0)),
-        ("always", RestartPolicy("always", 0)),
-        ("unless-stopped", RestartPolicy("unless-stopped", 0)),
-        ("on-failure", RestartPolicy("on-failure", 0)),
-        ("on-failure:5", RestartPolicy("on-failure", 5)),
-    ],
-)
-def test_restart_policies(text: str, policy: RestartPolicy) -> None:
-    assert parse_restart_policy(text) == policy
-
-
-@pytest.mark.parametrize("text", [":3", "foo", "always:3", "on-failure:x", "on-failure:-1", "on-failure:", "no:1"])
-def test_bad_restart_policies_are_refused(text: str) -> None:
-    with pytest.raises(InvalidArgument, match="invalid restart policy"):
-        parse_restart_policy(text)

@@ -86,7 +86,15 @@ def test_durations_are_gos(text: str, nanoseconds: int, spelled: str) -> None:
     assert format_duration(nanoseconds) == spelled
 
 
-@pytest.mark.parametrize("text", ["", "1", "s", "-", "1x", "1s ", " 1s", "1s1", ".s", "9" * 40 + "h", "1m" * 50])
+@pytest.mark.parametrize(
+    "text", ["", "s", "-", "1x", "1s ", " 1s", "1e3s", ".s", "9" * 40 + "h", "1m" * 50, "1.2.3s", "\u0661s"]
+)
 def test_bad_durations_are_refused(text: str) -> None:
-    with pytest.raises(InvalidArgument, match="invalid duration"):
+    with pytest.raises(InvalidArgument, match="time: invalid duration"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["1", "-1", "5.", ".5", "1s1", "5s5"])
+def test_a_duration_without_its_unit_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgument, match=f'time: missing unit in duration "{text}"'):
         parse_duration(text)

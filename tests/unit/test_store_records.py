@@ -324,6 +324,16 @@ def test_container_names_are_unique(store: ImageStore) -> None:
     assert store.containers.names() == {"one", "two"}
 
 
+def test_a_name_is_not_taken_for_ones_own_because_the_record_mentions_it(store: ImageStore) -> None:
+    store.containers.write(container(store, "init"))
+    other = container(store, "two")
+    other.config["Path"] = "/init"
+    store.containers.write(other)
+    other.name = "init"
+    with pytest.raises(AlreadyExists, match='"/init" is already in use'):
+        store.containers.write(other)
+
+
 def test_containers_resolve_by_id_then_name_then_prefix(store: ImageStore) -> None:
     first = container(store, "abc")
     store.containers.write(first)

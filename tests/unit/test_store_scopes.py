@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from lamella.errors import InUse, NotFound, PermissionDenied, Unavailable
+from lamella.errors import Conflict, InUse, NotFound, PermissionDenied, Unavailable
+from lamella.linux import libc
 from lamella.linux.locks import locked
+from lamella.linux.mount import Mount, mounted
+from lamella.model.digest import ImageID
+from lamella.model.reference import parse_tagged
 from lamella.store import dockerd
 from lamella.store.dataroot import DataRoot
 from lamella.store.imagestore import ImageStore
-from lamella.store.transactions import iter_dead, iter_intents, parse_intent
+from lamella.store.transactions import Transaction, iter_dead, iter_intents, parse_intent
 from lamella.transports.loading import load
 from tests.support.archives import docker20, image, layer_tar, leaks, listing
 
@@ -163,3 +167,128 @@ def test_orphans_that_dockerd_left_are_not_touched(store: ImageStore) -> None:
         pass
     assert orphan.exists()
     assert write_set.exists()
+
+
+def test_a_record_that_ends_well_while_it_is_looked_at_is_nobodys(
+    store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store.root.writing():
+        pass
+    record = store.root.tx_dir / "0.json"
+    record.write_bytes(b'{"kind":"load"}\n')
+    real = fcntl.flock
+
+    def ends_meanwhile(fd: int, operation: int) -> None:
+        real(fd, operation)
+        record.unlink(missing_ok=True)
+
+    monkeypatch.setattr(fcntl, "flock", ends_meanwhile)
+    assert list(iter_dead(store.root.tx_dir)) == []
+
+
+def died_after_commit(store: ImageStore, tags: dict[str, ImageID]) -> None:
+    """Do what a process killed between setting its references and removing its record leaves."""
+    with store.root.writing():
+        tx = Transaction(store.root.tx_dir, "load")
+    store.commit(tx, tags)
+    tx.close(remove=False)
+
+
+def test_what_a_dead_process_decided_does_not_undo_what_was_done_after_it(store: ImageStore, tmp_path: Path) -> None:
+    first, second = image([BASE], "x:1"), image([layer_tar({"new": b""})], "y:1")
+    load(store, docker20(tmp_path / "a.tar", first, second))
+    died_after_commit(ImageStore.open(store.root.path), {"x:1": ImageID(first.id)})  # type: ignore[arg-type]
+    store.tags.set(parse_tagged("x:1"), ImageID(second.id))  # type: ignore[arg-type]
+    with ImageStore.open(store.root.path).root.writing():
+        pass
+    assert store.tags.find(parse_tagged("x:1")) == second.id
+    assert os.listdir(store.root.tx_dir) == []
+
+
+def test_what_was_decided_is_not_done_for_an_image_that_dockerd_removed(store: ImageStore, tmp_path: Path) -> None:
+    made = image([BASE], "x:1")
+    load(store, docker20(tmp_path / "a.tar", made))
+    store.tags.remove(parse_tagged("x:1"))
+    with store.root.writing():
+        tx = Transaction(store.root.tx_dir, "load")
+    tx.commit({"x:1": ImageID(made.id)})  # type: ignore[arg-type]
+    tx.close(remove=False)
+    (store.images.content / made.id[7:]).unlink()
+    with ImageStore.open(store.root.path).root.writing():
+        pass
+    assert store.tags.read() == {}
+
+
+def test_references_are_not_set_on_an_image_that_another_process_removed(store: ImageStore, tmp_path: Path) -> None:
+    made = image([BASE], "x:1")
+    load(store, docker20(tmp_path / "a.tar", made))
+
+    def load_while_another_removes() -> None:
+        with store.root.transaction("load") as tx:
+            store.images.put(made.config, tx=tx)
+            other = ImageStore.open(store.root.path)
+            other.tags.remove(parse_tagged("x:1"))
+            other.delete_image(ImageID(made.id))  # type: ignore[arg-type]
+            store.commit(tx, {"x:1": ImageID(made.id)})  # type: ignore[arg-type]
+
+    with pytest.raises(Conflict, match="removed by another process"):
+        load_while_another_removes()
+    assert store.tags.read() == {}
+    assert leaks(store.root.path) == []
+
+
+def test_images_stay_where_the_references_cannot_be_read(store: ImageStore, tmp_path: Path) -> None:
+    made = image([BASE], "x:1")
+    load(store, docker20(tmp_path / "a.tar", made))
+    with store.root.writing():
+        tx = Transaction(store.root.tx_dir, "load")
+    tx.note("image", made.id)
+    tx.close(remove=False)
+    store.root.repositories_path.write_bytes(b"{")
+    with ImageStore.open(store.root.path).root.writing():
+        pass
+    assert store.images.get(ImageID(made.id)).id == made.id  # type: ignore[arg-type]
+
+
+def test_the_mark_of_a_writer_that_died_stays_for_the_next_process(store: ImageStore) -> None:
+    with store.root.writing():
+        pass
+    draft = store.images.metadata / ("a" * 64) / ".tmp-parent123"
+    draft.parent.mkdir()
+    draft.touch()
+    (store.root.lamella_dir / "unclean").touch()
+    with store.root.writing():
+        pass
+    with ImageStore.open(store.root.path).root.writing():
+        pass
+    assert not draft.exists()
+    assert not (store.root.lamella_dir / "unclean").exists()
+
+
+def test_one_piece_of_late_work_that_fails_does_not_keep_the_others_from_being_done(store: ImageStore) -> None:
+    done: list[int] = []
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    def change() -> None:
+        with store.root.writing():
+            for work in (lambda: done.append(1), fail, lambda: done.append(2)):
+                store.root.afterwards(work)
+
+    with pytest.raises(ZeroDivisionError):
+        change()
+    assert done == [1, 2]
+
+
+def test_all_file_systems_of_a_data_root_are_synced(store: ImageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with store.root.writing():
+        pass
+    (store.root.path / "overlay2").mkdir()
+    synced: set[int] = set()
+    monkeypatch.setattr(libc, "syncfs", lambda fd: synced.add(os.fstat(fd).st_dev))
+    store.root.sync()
+    assert synced == {store.root.path.stat().st_dev}
+    with mounted(Mount("tmpfs", "tmpfs"), store.root.path / "overlay2"):
+        store.root.sync()
+        assert synced == {store.root.path.stat().st_dev, (store.root.path / "overlay2").stat().st_dev}

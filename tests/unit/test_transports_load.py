@@ -20,6 +20,7 @@ from lamella.model.digest import DiffID, chain_ids
 from lamella.model.platform import parse_platform
 from lamella.model.reference import parse_tagged
 from lamella.store.imagestore import ImageStore
+from lamella.transports.archive import TarMembers
 from lamella.transports.loading import load
 from tests.support.archives import (
     Made,
@@ -56,7 +57,7 @@ def check_loaded(store: ImageStore, made: Made) -> None:
         store.layers.reassemble(layer, out.extend)
         assert bytes(out) == raw
     for tag in made.tags:
-        assert store.tags.get(parse_tagged(tag)) == made.id
+        assert store.tags.find(parse_tagged(tag)) == made.id
     assert leaks(store.root.path) == []
 
 
@@ -148,7 +149,7 @@ def test_tags_move_to_what_was_loaded_last(store: ImageStore, tmp_path: Path) ->
     first, second = image([BASE], "x:1", "x:old"), image([OTHER], "x:1")
     load(store, docker20(tmp_path / "1.tar", first))
     load(store, docker20(tmp_path / "2.tar", second))
-    assert store.tags.get(parse_tagged("x:1")) == second.id
+    assert store.tags.find(parse_tagged("x:1")) == second.id
     assert [reference.familiar() for reference in store.tags.references(first.id)] == ["x:old"]  # type: ignore[arg-type]
 
 
@@ -288,6 +289,18 @@ HOSTILE: dict[str, tuple[Callable[[Path, Made], Path], type[LamellaError]]] = {
     "oci-type-differs": (oci_with(_other_type), InvalidArgument),
     "oci-index-is-a-manifest-too": (oci_with(_ambiguous), InvalidArgument),
 }
+
+
+def test_a_name_longer_than_any_path_is_refused_before_it_is_looked_up(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "a/" * (1 << 18)
+        archive.addfile(link)
+    with (tmp_path / "x.tar").open("rb") as file:
+        members = TarMembers(file.fileno())
+        for name in ("link", "a/" * (1 << 20)):
+            with pytest.raises(InvalidArgument, match="longer than a path can be"):
+                members.open(name)
 
 
 @pytest.mark.parametrize("name", sorted(HOSTILE))

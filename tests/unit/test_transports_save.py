@@ -55,6 +55,19 @@ def members(raw: bytes) -> dict[str, bytes]:
         return found
 
 
+def test_packed_layers_that_were_spooled_are_closed_whatever_happens(store: ImageStore) -> None:
+    store.root.wip_dir.rmdir()  # as in a data-root that only dockerd wrote to
+    store = ImageStore.open(store.root.path)
+    before = os.listdir("/proc/self/fd")
+    saved(store, "one:2", compression=Compression.GZIP)
+    broken = store.layers.stack(store.images.get(store.resolve("one:2")).top)[1]
+    (store.root.path / "overlay2" / broken.cache_id / "diff/new").unlink()
+    with pytest.raises(DataLoss) as failure:
+        saved(store, "one:2", compression=Compression.GZIP)
+    assert os.listdir("/proc/self/fd") == before
+    assert failure.type is DataLoss
+
+
 def test_an_archive_has_dockers_shape(store: ImageStore) -> None:
     files = members(saved(store, "one:2", "two:1"))
     top = {"blobs", "blobs/sha256", "index.json", "manifest.json", "oci-layout", "repositories"}
@@ -194,5 +207,5 @@ def test_a_root_filesystem_that_is_no_tar_changes_nothing(store: ImageStore) -> 
     with pytest.raises(InvalidArgument):
         import_filesystem(store, io.BytesIO(BASE), changes=["NOSUCH x"])
     assert sorted(store.images.iter_ids()) == before
-    assert store.tags.get(parse_tagged("flat")) is None
+    assert store.tags.find(parse_tagged("flat")) is None
     assert leaks(store.root.path) == []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import posixpath
 import stat
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -172,11 +171,6 @@ class SourceTree:
         if not stat.S_ISDIR(status.st_mode) or not self._ignore.may_except_below(os.fsdecode(path)):
             return False
         return next(self.walk(path), None) is not None
-
-
-def clean_path(path: str) -> str:
-    """Give a source's path without ``.``, ``..`` and slashes at its ends, resolved by text alone as Docker does."""
-    return posixpath.normpath("/" + path).lstrip("/")
 
 
 def has_wildcards(path: str) -> bool:

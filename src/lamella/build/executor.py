@@ -147,6 +147,7 @@ class _Build:
         self._runner = runner
         self._arguments = arguments
         self._options = options
+        self._fetched: set[str] = set()
         self._report = report
         self._files = FileStep(store, tx, timestamp=options.timestamp)
         self._cache = None if options.no_cache else StepCache(store)
@@ -242,7 +243,23 @@ class _Build:
             return scratch(wanted or host_platform())
         return self._find_image(name, wanted)
 
+    def _fetch(self, name: str, wanted: Platform | None) -> None:
+        """Have an image brought in if it is missing, or once in a build if that is asked for."""
+        if self._options.fetch is None or name in self._fetched:
+            return
+        if not self._options.pull:
+            try:
+                self._store.resolve(name)
+            except NotFound:
+                pass
+            else:
+                return
+        self._fetched.add(name)
+        self._store.root.flush()  # a pull may wait for another one's layers: it must not hold any meanwhile
+        self._options.fetch(name, str(wanted or ""))
+
     def _find_image(self, name: str, wanted: Platform | None = None) -> Snapshot:
+        self._fetch(name, wanted)
         try:
             stored = self._store.images.get(self._store.resolve(name))
         except NotFound as error:

@@ -13,10 +13,12 @@ import msgspec
 from lamella.build.arguments import BuildArguments
 from lamella.build.dockerfile import instructions as ast
 from lamella.build.dockerfile.expand import expand, expand_words
-from lamella.build.gotext import format_duration, plain_list, quoted, quoted_list, quoted_number
+from lamella.build.gotext import plain_list, quoted_list
 from lamella.errors import InvalidArgument
 from lamella.model.changes import check_signal, parse_ports, set_variable
+from lamella.model.goprint import quote, quote_rune
 from lamella.model.imageconfig import ContainerSettings, Healthcheck
+from lamella.model.units import format_duration
 
 _DEFAULT_SHELL = ("/bin/sh", "-c")
 
@@ -173,5 +175,5 @@ def _healthcheck(state: StageState, command: ast.Healthcheck) -> str:
     times = [check.interval, check.timeout, check.start_period]
     if check.start_interval:  # Docker 25 and newer always write it; older ones do not know it
         times.append(check.start_interval)
-    shown = " ".join(quoted(format_duration(time)) for time in times)
-    return f"HEALTHCHECK &{{{quoted_list(check.test)} {shown} {quoted_number(check.retries)}}}"
+    shown = " ".join(quote(format_duration(time)) for time in times)
+    return f"HEALTHCHECK &{{{quoted_list(check.test)} {shown} {quote_rune(check.retries)}}}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -31,6 +31,10 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
     no_cache: bool = False
     network: str = "host"
     platform: str = ""
+    fetch: Callable[[str, str], None] | None = None
+    """Brings in an image, by name and platform, that a FROM or a COPY asks for and that is not here."""
+    pull: bool = False
+    """Call it for images that are here, too."""
     timestamp: int | None = None
     """``SOURCE_DATE_EPOCH``: the time of all that is made, and the latest that any file may have."""
 

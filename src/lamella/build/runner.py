@@ -149,7 +149,6 @@ class _Pump:
         self._report = report
         self._problem: BaseException | None = None
         self.tail = b""
-        self._readers: list[int] = []
         out, self.stdout = os.pipe2(os.O_CLOEXEC)
         err, self.stderr = os.pipe2(os.O_CLOEXEC)
         self._names = {out: "stdout", err: "stderr"}

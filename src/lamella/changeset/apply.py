@@ -17,19 +17,18 @@ from typing import BinaryIO, Final, NamedTuple
 from lamella.changeset.entry import Entry, Kind, show
 from lamella.changeset.inflow import Inflow
 from lamella.changeset.inodes import Buffer, Maker, drop_default_acl, set_xattrs, times
-from lamella.changeset.limits import DEFAULT_LIMITS, Limits
+from lamella.changeset.limits import DEFAULT_LIMITS, SPACE_EVERY, Limits, require_space
 from lamella.changeset.placement import Crew, Directories, Directory, Task, place
 from lamella.changeset.removal import Remains
 from lamella.changeset.tario import ByteSource, TarReader
 from lamella.changeset.tarsplit import NoRecord, TarSplit
 from lamella.changeset.whiteout import OPAQUE_XATTR, Whiteout, may_be_whiteout, parse_whiteout
-from lamella.errors import DigestMismatch, InvalidArgument, Unavailable, Unsupported
+from lamella.errors import DigestMismatch, InvalidArgument, Unsupported
 from lamella.fs.rooted import Root
 from lamella.fs.usage import layer_size
 from lamella.model.digest import DiffID, Digest
 
 _SMALL: Final = 128 << 10
-_SPACE_EVERY: Final = 64 << 20
 # What the kernel says when the archive asks for the impossible, not when the machine fails.
 _ASKED_TOO_MUCH: Final = frozenset(
     (
@@ -440,11 +439,8 @@ class _Applier:
             raise InvalidArgument(f"layer's files are larger than the {self._limits.layer_bytes} bytes allowed")
 
     def _look_for_space(self) -> None:
-        self._next_look = self._source.consumed + _SPACE_EVERY
-        space = os.fstatvfs(self._root.fd)
-        floor = min(space.f_blocks * space.f_frsize // self._limits.reserve_share, self._limits.reserve_bytes)
-        if space.f_bavail * space.f_frsize < floor:
-            raise Unavailable("the store's file system is nearly full: remove images with `lamella image prune`")
+        self._next_look = self._source.consumed + SPACE_EVERY
+        require_space(self._root.fd, self._limits)
 
 
 def _link(source: Directory, source_name: bytes, directory: Directory, name: bytes) -> None:

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from lamella.fs.walk import DirectoryStack, directory_stack
 
+_CAPABILITY = b"security.capability"
+
 
 class ChangeKind(StrEnum):
     """How a path differs; the value is the letter Docker prints."""
@@ -84,7 +86,7 @@ def _compare(below: DirectoryStack, above: DirectoryStack) -> dict[bytes, Change
             _note(found, path, ChangeKind.ADDED)
         elif os.path.samestat(old, new):
             continue
-        elif _differ(old, new) or _capability(below, name, old) != _capability(above, name, new):
+        elif differs(name, below.fd, old, above.fd, new):
             _note(found, path, ChangeKind.CHANGED)
         if stat.S_ISDIR(new.st_mode):
             above.enter(name, new)
@@ -115,12 +117,17 @@ def _note(found: dict[bytes, ChangeKind], path: bytes, kind: ChangeKind) -> None
         found[path] = ChangeKind.CHANGED
 
 
-def _differ(old: os.stat_result, new: os.stat_result) -> bool:
+def differs(name: bytes, old_fd: int, old: os.stat_result, new_fd: int, new: os.stat_result) -> bool:
+    """Tell whether Docker takes *name* in two directories for different; directories' times and sizes do not count."""
     if (old.st_mode, old.st_uid, old.st_gid, old.st_rdev) != (new.st_mode, new.st_uid, new.st_gid, new.st_rdev):
         return True
     if stat.S_ISDIR(old.st_mode):
         return False
-    return old.st_size != new.st_size or not _same_time(old.st_mtime_ns, new.st_mtime_ns)
+    if old.st_size != new.st_size or not _same_time(old.st_mtime_ns, new.st_mtime_ns):
+        return True
+    return stat.S_ISREG(old.st_mode) and read_attribute(old_fd, name, _CAPABILITY) != read_attribute(
+        new_fd, name, _CAPABILITY
+    )
 
 
 def _same_time(old: int, new: int) -> bool:
@@ -129,12 +136,11 @@ def _same_time(old: int, new: int) -> bool:
     return old == new or (old // second == new // second and (old % second == 0 or new % second == 0))
 
 
-def _capability(directory: DirectoryStack, name: bytes, status: os.stat_result) -> bytes | None:
-    if not stat.S_ISREG(status.st_mode):
-        return None
+def read_attribute(dir_fd: int, name: bytes, key: bytes) -> bytes | None:
+    """Read an extended attribute of *name* itself, None if it has none."""
     try:
         # The descriptor's own entry stands for the directory, so that only the last name is looked up.
-        return os.getxattr(b"/proc/self/fd/%d/%b" % (directory.fd, name), b"security.capability", follow_symlinks=False)
+        return os.getxattr(b"/proc/self/fd/%d/%b" % (dir_fd, name), key, follow_symlinks=False)
     except OSError as problem:
         if problem.errno not in {errno.ENODATA, errno.EOPNOTSUPP, errno.ENOENT}:
             raise

@@ -1,11 +1,17 @@
 """How much a layer may ask for before it is refused.
 
-Plain numbers; the readers and the writer in this package enforce them.
+Numbers, and the check of free space; the readers and the writer in this package enforce the others.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+from typing import Final, NamedTuple
+
+from lamella.errors import Unavailable
+
+#: How many bytes are written between two looks at the free space.
+SPACE_EVERY: Final = 64 << 20
 
 
 class Limits(NamedTuple):
@@ -30,3 +36,11 @@ class Limits(NamedTuple):
 
 
 DEFAULT_LIMITS = Limits()
+
+
+def require_space(fd: int, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Raise Unavailable if the file system that *fd* lies on is nearly full: what is unpacked may have no end."""
+    space = os.fstatvfs(fd)
+    floor = min(space.f_blocks * space.f_frsize // limits.reserve_share, limits.reserve_bytes)
+    if space.f_bavail * space.f_frsize < floor:
+        raise Unavailable("the store's file system is nearly full: remove images with `lamella image prune`")

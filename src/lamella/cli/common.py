@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from lamella.cli.flags import Flag
-from lamella.errors import InvalidArgument, LamellaError
+from lamella.cli.flags import Flag, UsageError
+from lamella.errors import LamellaError
 
 if TYPE_CHECKING:
     from lamella.cli.context import Context
@@ -40,7 +40,8 @@ def check_filter_words(words: Iterable[str]) -> list[str]:
     words = list(words)
     for word in words:
         if "=" not in word:
-            raise InvalidArgument(f"invalid filter {word!r}: write it as key=value")
+            text = "bad format of filter (expected name=value)"
+            raise UsageError(f'invalid argument "{word}" for "-f, --filter" flag: {text}')
     return words
 
 

@@ -74,6 +74,10 @@ class Values:
         assert name in self._flags, name  # noqa: S101 - a misspelt flag name is our own fault
         return name in self._given
 
+    def has(self, name: str) -> bool:
+        """Tell whether the command has a flag of this name at all."""
+        return name in self._flags
+
     def on(self, name: str) -> bool:
         """Return a switch's state."""
         return self.text(name) in _TRUE

@@ -89,7 +89,7 @@ def columns_of(rows: Sequence[Sequence[str]]) -> list[str]:
 class Listing(NamedTuple):
     """A kind of table: its fields with their headings, and which of them are shown unasked."""
 
-    headings: Mapping[str, str]
+    headings: Mapping[str, object]
     columns: Sequence[str]
 
 
@@ -99,7 +99,7 @@ def print_listing(output: Output, listing: Listing, rows: Iterable[Row], form: s
         for row in rows:
             output.line(str(row[quiet]))
     elif form in {"", "table"}:
-        cells = [[listing.headings[column] for column in listing.columns]]
+        cells = [[str(listing.headings[column]) for column in listing.columns]]
         cells += [[output.cell(str(row[column])) for column in listing.columns] for row in rows]
         for line in columns_of(cells):
             output.raw(line + "\n")
@@ -113,6 +113,8 @@ def _print_template(output: Output, listing: Listing, rows: Iterable[Row], form:
     form = form.replace("\\t", "\t").replace("\\n", "\n")
     if form == "json":
         form = "{{json .}}"
+    if "json" in form:  # what a field computes from an argument is no part of the document
+        rows = [{name: value for name, value in row.items() if not callable(value)} for row in rows]
     if not form.startswith("table "):
         for row in rows:
             output.line(render(form, row))

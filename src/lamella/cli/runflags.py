@@ -52,7 +52,7 @@ CREATE_FLAGS: tuple[Flag, ...] = (
     _text("platform", "Refuse an image that is not for this platform"),
     Flag("privileged", "Give extended privileges to this container"),
     _list("publish", "Publish a container's port(s) to the host (not available)", "p"),
-    _text("pull", 'Pull image before creating; only "never" and "missing" are available', default="missing"),
+    _text("pull", 'Pull image before creating ("always", "missing", "never")', default="missing"),
     Flag("quiet", "Suppress the pull output", short="q"),
     Flag("read-only", "Mount the container's root filesystem as read only"),
     Flag("rm", "Automatically remove the container and its anonymous volumes when it exits"),
@@ -77,8 +77,6 @@ def read_options(context: Context, flags: Values, *, attach: bool) -> ContainerO
 
     if flags.many("publish"):
         raise Unsupported("--publish needs a bridge network, which is not available; use --network host")
-    if flags.text("pull") not in {"missing", "never"}:
-        raise Unsupported(f"--pull {flags.text('pull')}: there is no registry client; load or import the image")
     binds, anonymous = split_volumes(flags.many("volume"))
     memory, shm = flags.text("memory"), flags.text("shm-size")
     return ContainerOptions(

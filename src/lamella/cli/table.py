@@ -29,6 +29,8 @@ _IMAGES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ("load", "load", "LOAD", "Load an image from a tar archive or STDIN", ()),
     ("ls", "images", "IMAGES", "List images", ("list",)),
     ("prune", "prune", "IMAGE_PRUNE", "Remove unused images", ()),
+    ("pull", "pull", "PULL", "Download an image from a registry", ()),
+    ("push", "push", "PUSH", "Upload an image to a registry", ()),
     ("rm", "rmi", "RMI", "Remove one or more images", ("remove",)),
     ("save", "save", "SAVE", "Save one or more images to a tar archive (streamed to STDOUT by default)", ()),
     ("tag", "tag", "TAG", "Create a tag TARGET_IMAGE that refers to SOURCE_IMAGE", ()),
@@ -46,19 +48,23 @@ _CONTAINERS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     ("kill", "kill", "KILL", "Kill one or more running containers", ()),
     ("logs", "logs", "LOGS", "Fetch the logs of a container", ()),
     ("ls", "ps", "PS", "List containers", ("list", "ps")),
+    ("pause", "pause", "PAUSE", "Pause all processes within one or more containers", ()),
     ("prune", "prune", "CONTAINER_PRUNE", "Remove all stopped containers", ()),
     ("rename", "rename", "RENAME", "Rename a container", ()),
+    ("restart", "restart", "RESTART", "Restart one or more containers", ()),
     ("rm", "rm", "RM", "Remove one or more containers", ("remove",)),
     ("run", "run", "RUN", "Create and run a new container from an image", ()),
     ("start", "start", "START", "Start one or more stopped containers", ()),
     ("stop", "stop", "STOP", "Stop one or more running containers", ()),
+    ("top", "top", "TOP", "Display the running processes of a container", ()),
+    ("unpause", "pause", "UNPAUSE", "Unpause all processes within one or more containers", ()),
     ("wait", "wait", "WAIT", "Block until one or more containers stop, then print their exit codes", ()),
 )
 
 _TOP_OF = {"image ls": "images", "image rm": "rmi", "container ls": "ps"}
 _NOT_TOP = frozenset({"image inspect", "image prune", "container inspect", "container prune"})
 
-COMMON = ("run", "exec", "ps", "build", "images", "layers", "version", "info")
+COMMON = ("run", "exec", "ps", "build", "pull", "push", "images", "login", "logout", "layers", "version", "info")
 """The commands that ``lamella --help`` lists first."""
 
 
@@ -74,6 +80,9 @@ def _entries() -> dict[str, Entry]:
                 table[each] = Entry(each, module, attribute, text, aliases, hidden=each in below[1:])
     for entry in (
         Entry("inspect", "inspect", "INSPECT", "Return low-level information on images and containers"),
+        Entry("copy", "copy", "COPY", "Copy an image between registries, archives and directories, packed as it is"),
+        Entry("login", "login", "LOGIN", "Authenticate to a registry"),
+        Entry("logout", "login", "LOGOUT", "Log out from a registry"),
         Entry("layers", "layers", "LAYERS", "Show the layers of an image or container, base first"),
         Entry("info", "info", "INFO", "Display what the store and this machine offer"),
         Entry("version", "version", "VERSION", "Show the version of lamella and of the tools it drives"),

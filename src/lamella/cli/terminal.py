@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lamella.cli.flags import UsageError
 from lamella.cli.output import is_terminal
 from lamella.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from lamella.cli.context import Context
     from lamella.engine.streams import Streams
 
 
 def check_terminal(*, tty: bool, stdin: bool) -> None:
     """Refuse a pseudo-terminal for a standard input that is none: what is typed would not be seen as typed."""
     if tty and stdin and not is_terminal(0):
-        raise InvalidArgument("the input device is not a TTY; leave out -t to pipe data in")
+        raise UsageError("the input device is not a TTY; leave out -t to pipe data in", code=1)
 
 
 def client_streams(attach: Sequence[str], *, stdin: bool) -> Streams:
@@ -30,3 +32,11 @@ def client_streams(attach: Sequence[str], *, stdin: bool) -> Streams:
         stdout=1 if not names or "stdout" in names else None,
         stderr=2 if not names or "stderr" in names else None,
     )
+
+
+def client_code(context: Context, code: int | None) -> int:
+    """Return a container's exit code as the client's; None, for a client that detached, is said in Docker's words."""
+    if code is None:
+        context.warn("read escape sequence")
+        return 0
+    return code

@@ -14,7 +14,7 @@ from lamella.container.site import Site
 from lamella.container.state import State
 from lamella.container.status import mark_dead, mark_exited, recorded_state
 from lamella.container.volumes import Volumes, anonymous_volumes
-from lamella.errors import Conflict, NotFound, Unavailable
+from lamella.errors import Conflict, LamellaError, NotFound, Unavailable
 from lamella.linux.locks import try_lock, unlock
 from lamella.model.ids import ContainerID
 from lamella.runtime.logs import settle_log
@@ -66,8 +66,10 @@ def clean_up_if_over(site: Site, container: ContainerID) -> None:
         clean_up(site, container)
 
 
-def clean_up_locked(site: Site, record: ContainerRecord) -> ContainerRecord:
+def clean_up_locked(site: Site, record: ContainerRecord, *, removing: bool = False) -> ContainerRecord:
     """Bring a record up to what is true, and return it; the container's lock is held.
+
+    With *removing*, or for one that removes itself, neither log nor record need last.
 
     One recorded as running whose processes are gone, be it by a kill of everything or a restart of the machine,
     becomes exited: with the code its monitor left, else 255.
@@ -86,11 +88,12 @@ def clean_up_locked(site: Site, record: ContainerRecord) -> ContainerRecord:
     code = wait_exit(run) if run.is_monitored() else run.read_exit_code()
     finished = _finish_time(run)
     record.state["OOMKilled"] = run.ran_out_of_memory()
-    settle_log(site.directory(record.id), record.id)
+    passing = removing or record.host_config.get("AutoRemove") is True
+    if not passing:
+        settle_log(site.directory(record.id), record.id)
     _clear_runtime(site, record.id, keep_run=True)
     mark_exited(record, UNKNOWN_EXIT if code is None else code, finished_ns=finished)
-    # One that removes itself is about to be gone: its record need not outlive a power cut.
-    site.store.containers.write(record, host_config=False, sync=record.host_config.get("AutoRemove") is not True)
+    site.store.containers.write(record, host_config=False, sync=not passing)
     # The last thing to go: it is what tells the next one that there is something to do.
     run.remove()
     return record
@@ -118,7 +121,7 @@ def remove_container(site: Site, container: ContainerID, *, force: bool = False,
             if force:
                 return
             raise NotFound(f"No such container: {record.name}")
-        remove_locked(site, clean_up_locked(site, found), volumes=volumes)
+        remove_locked(site, clean_up_locked(site, found, removing=True), volumes=volumes)
     finish_removals(site)
 
 
@@ -132,17 +135,19 @@ def remove_locked(site: Site, record: ContainerRecord, *, volumes: bool) -> None
     _clear_runtime(site, record.id)
     table = record.config.get("MountPoints")
     owned = anonymous_volumes(table) if volumes and isinstance(table, dict) else []
-    layer = store.rwlayers.find(record.id)
-    if layer is not None:
-        store.rwlayers.remove(layer)
     with suppress(NotFound):
-        store.containers.remove(record.id)
-    if layer is not None and layer.parent is not None and store.images.find(record.image) is None:
-        # The image was removed under the container; nothing else may need its layers now.
-        store.layers.release_unused([layer.parent])
+        store.delete_container(record.id)
     for name in owned:
         Volumes(store.root.path).remove(name)
     site.drop_lock(record.id)
+
+
+def remove_failed(site: Site, record: ContainerRecord, failure: BaseException) -> None:
+    """Remove a container that was to remove itself and could not be started; a second failure is noted on the first."""
+    try:
+        remove_locked(site, record, volumes=True)
+    except (LamellaError, OSError) as second:
+        failure.add_note(f"removing the container failed too: {second}")
 
 
 def finish_removals(site: Site) -> None:
@@ -156,10 +161,7 @@ def finish_removals(site: Site) -> None:
         begun = {one for intent in iter_intents(store.root.tx_dir) for one in intent.containers}
         for container in bare:
             if container not in begun and store.containers.find(container) is None:
-                layer = store.rwlayers.find(container)
-                if layer is not None:
-                    store.rwlayers.remove(layer)
-                store.containers.remove(container)
+                store.delete_container(container)
 
 
 def _clear_runtime(site: Site, container: ContainerID, *, keep_run: bool = False) -> None:

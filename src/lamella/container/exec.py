@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,15 @@ from lamella.container.site import Site
 from lamella.container.state import State
 from lamella.container.status import live_state
 from lamella.container.users import resolve_user
-from lamella.errors import Conflict, DataLoss, InvalidArgument, NotFound, StartFailed
+from lamella.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    Conflict,
+    DataLoss,
+    InvalidArgument,
+    NotFound,
+    StartFailed,
+)
 from lamella.fs.rooted import Root
 from lamella.linux import spawn
 from lamella.model.gojson import encode
@@ -158,12 +167,17 @@ def _plan(
         raise NotFound(f"container {record.id} is not running") from problem
     with image:
         found = resolve_user(image, user or settings.user)
-    hostname = settings.hostname or record.id[:12]
+        hostname = settings.hostname or record.id[:12]
+        environment = process_environment(
+            settings.env, hostname=hostname, terminal=terminal, home=found.home, extra=env
+        )
+        directory = workdir or settings.working_dir or "/"
+        _check_command(image, args[0], directory, environment)
     return exec_process(
         spec,
         args=args,
-        env=process_environment(settings.env, hostname=hostname, terminal=terminal, home=found.home, extra=env),
-        cwd=workdir or settings.working_dir or "/",
+        env=environment,
+        cwd=directory,
         uid=found.uid,
         gid=found.gid,
         groups=found.groups,
@@ -171,3 +185,30 @@ def _plan(
         privileged=privileged,
         console_size=size,
     )
+
+
+def _check_command(image: Root, command: str, directory: str, environment: Sequence[str]) -> None:
+    """Refuse a command that is not there, before the runtime does: it would complain on the client's own stderr."""
+    if not _has_mode(image, directory, stat.S_IFDIR, 0):
+        raise CommandNotExecutable(f'chdir to cwd ("{directory}") failed: no such directory')
+    if "/" in command:
+        places = [directory]
+    else:
+        path = next((entry[5:] for entry in environment if entry.startswith("PATH=")), "")
+        places = path.split(":")
+    names = [os.path.join("/", directory, place, command) for place in places]
+    if any(_has_mode(image, name, stat.S_IFREG, 0o111) for name in names):
+        return
+    if "/" not in command:
+        raise CommandNotFound(f'exec: "{command}": executable file not found in $PATH')
+    if _has_mode(image, names[0], 0, 0):
+        raise CommandNotExecutable(f'exec: "{command}": permission denied')
+    raise CommandNotFound(f'exec: "{command}": no such file or directory')
+
+
+def _has_mode(image: Root, name: str, kind: int, bits: int) -> bool:
+    try:
+        mode = image.stat(os.fsencode(name).lstrip(b"/") or b".").st_mode
+    except OSError:
+        return False
+    return kind in (0, stat.S_IFMT(mode)) and (not bits or bool(mode & bits))

@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Callable, Generator
 
-from lamella.container.ending import attended, clean_up, clean_up_if_over, clean_up_locked
+from lamella.container.ending import attended, clean_up, clean_up_if_over, clean_up_locked, remove_failed
 from lamella.container.netfiles import write_network_files
 from lamella.container.sandbox import build_container_spec
 from lamella.container.signals import parse_signal
@@ -53,7 +53,7 @@ def start_container(
 
     *before* is called when the process exists but has not begun: whoever attaches then misses nothing, and attends
     the container's end.  Raises StartFailed or one of its kinds, and the record says why; everything made for the
-    attempt is undone.
+    attempt is undone, and a container that is to remove itself is removed.
     """
     with site.locked(container):
         record = clean_up_locked(site, site.store.containers.get(container))
@@ -68,6 +68,8 @@ def start_container(
                 _start(site, record, settings, host, run, before, console_size)
             except BaseException as failure:
                 _undo_start(site, record, run, failure, durable=not host.auto_remove)
+                if host.auto_remove:
+                    remove_failed(site, record, failure)
                 raise
     if before is None:
         # Nobody attended the exit of a command that ended before the promise above was given back.

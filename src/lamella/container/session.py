@@ -6,11 +6,11 @@ import contextlib
 from collections.abc import Iterator
 
 from lamella.container.ending import attended, clean_up, clean_up_if_over
-from lamella.container.lifecycle import start_container
+from lamella.container.lifecycle import kill_container, start_container
 from lamella.container.site import Site
 from lamella.container.state import State
 from lamella.container.status import live_state
-from lamella.errors import Conflict
+from lamella.errors import Conflict, NotFound
 from lamella.model.gojson import parse_time
 from lamella.model.ids import ContainerID
 from lamella.runtime.attach import DETACH_KEYS, Attachment, Streams, read_terminal_size
@@ -29,7 +29,8 @@ def run_attached(
 ) -> int | None:
     """Start a container and stay with it: return its exit code, or None if the client detached.
 
-    The end is recorded and, for a container that is to, the removal done on return.
+    The end is recorded and, for a container that is to, the removal done on return.  Raises OSError if the client's
+    output takes no more: then the container goes on, unless it is to remove itself: that one is killed.
     """
     record = site.store.containers.get(container)
     terminal = record.settings.get("Tty") is True
@@ -43,9 +44,16 @@ def run_attached(
 
         if not start_container(site, container, before=connect, console_size=size):
             raise Conflict(f"container {record.name} is running already: attach to it")
-        ended = attachments[0].stream(
-            streams, terminal=terminal, detach_keys=detach_keys, forward_signals=forward_signals
-        )
+        try:
+            ended = attachments[0].stream(
+                streams, terminal=terminal, detach_keys=detach_keys, forward_signals=forward_signals
+            )
+        except OSError:
+            if record.host_config.get("AutoRemove") is True:
+                # Nobody would ever find it: end it, as a pipe that nobody reads ends a process.
+                with contextlib.suppress(Conflict, NotFound):
+                    kill_container(site, container)
+            raise
         code = wait_exit(site.run_directory(container)) if ended else None
         if ended:
             clean_up(site, container)

@@ -38,9 +38,7 @@ class Holders:
             names = os.listdir(self._directory)
         except FileNotFoundError:
             return []
-        return [
-            CacheID(name) for name in sorted(names) if is_cache_id(name) and not (self._directory / name).is_symlink()
-        ]
+        return [CacheID(name) for name in sorted(names) if is_cache_id(name) and not _link_in(self._directory / name)]
 
     def names(self, layer: CacheID) -> list[str]:
         """Name the holders of *layer*, sorted, blocks of running processes last and once."""
@@ -147,8 +145,8 @@ class Holders:
         with ExitStack() as stack:
             while True:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                if directory.is_symlink():
-                    raise Unavailable(f"{directory}: a symbolic link stands where mounts are counted; remove it")
+                if link := _link_in(directory):
+                    raise Unavailable(f"{link}: a symbolic link stands where mounts are counted; remove it")
                 with suppress(FileNotFoundError):
                     stack.enter_context(locked(directory / "lock"))
                     break
@@ -170,7 +168,7 @@ class Holders:
             if name.startswith("live-"):
                 os.unlink(directory / name)
         for name in ("holders", "view"):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, NotADirectoryError):
                 os.rmdir(directory / name)
         # From here on somebody else may make the lock anew and own the directory.
         os.unlink(directory / "lock")
@@ -179,6 +177,11 @@ class Holders:
         except OSError as problem:
             if problem.errno not in (errno.ENOTEMPTY, errno.ENOENT):
                 raise
+
+
+def _link_in(directory: Path) -> Path | None:
+    """Return which of a layer's directories is a link, to places where nothing may be made or removed."""
+    return next((path for path in (directory, directory / "holders") if path.is_symlink()), None)
 
 
 def _any_recorded(directory: Path) -> bool:

@@ -22,7 +22,6 @@ from pathlib import Path
 
 from lamella.errors import DataLoss, InvalidArgument, NotFound
 from lamella.fs.atomic import write_file
-from lamella.fs.tree import remove_tree
 from lamella.model.ids import CacheID, LinkID, is_cache_id, is_link_id, new_link_id
 
 # The kernel takes more, Docker does not: 125 layers of an image, an init layer and a container's own, and one to spare.
@@ -138,6 +137,8 @@ class LayerDirectory:
 
     def remove(self) -> None:
         """Remove the short name, then the directory, complete or not."""
+        from lamella.fs.tree import remove_tree
+
         links = self.home / "l"
         text = self._read("link") if self.exists() else None
         if text is not None and is_link_id(text):
@@ -149,9 +150,9 @@ class LayerDirectory:
             except FileNotFoundError:
                 candidates = []
         for name in candidates:
-            with suppress(FileNotFoundError):
-                if os.readlink(links / name) == f"../{self.layer}/diff":
-                    os.unlink(links / name)
+            place = links / name
+            if place.is_symlink() and os.readlink(place) == f"../{self.layer}/diff":
+                place.unlink()
         remove_tree(self.path)
 
     def _read(self, name: str) -> str | None:

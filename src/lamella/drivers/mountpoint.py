@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
-from lamella.linux import mount
+from lamella.errors import DataLoss
 from lamella.linux.mountinfo import is_mounted
 
 
 def make_mount_point(path: Path) -> None:
-    """Make the directory *path*, 0700, unless a crash left it."""
-    with suppress(FileExistsError):
+    """Make the directory *path*, 0700, unless a crash left it.
+
+    Raises DataLoss for anything else of that name: mount(2) would follow a link and cover what it leads to.
+    """
+    try:
         os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            raise DataLoss(f"{path}: a symbolic link or file stands where a mount is due; remove it") from None
 
 
 def remove_mount_point(path: Path) -> None:
@@ -30,6 +37,8 @@ def unmount(path: Path) -> bool:
     """
     was_mounted = is_mounted(path)
     if was_mounted:
+        from lamella.linux import mount
+
         try:
             mount.unmount(path)
         except OSError as problem:

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from lamella.fs.tree import remove_tree
 from lamella.model.ids import CacheID
 
 if TYPE_CHECKING:
@@ -29,6 +28,8 @@ def tree_below(
             yield tree
         return
     import tempfile
+
+    from lamella.fs.tree import remove_tree
 
     scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
     empty = Path(tempfile.mkdtemp(prefix="empty-", dir=scratch))

@@ -10,16 +10,11 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from lamella.changeset.changes import Change, ChangeKind, differs, read_attribute
 from lamella.fs.walk import DirectoryStack, WalkEntry, directory_stack, walk
 
-if TYPE_CHECKING:
-    from lamella.changeset.changes import Change
-
-_OPAQUE = ("trusted.overlay.opaque", "user.overlay.opaque")
-_CAPABILITY = "security.capability"
-_ADDED, _CHANGED, _DELETED = "A", "C", "D"
+_OPAQUE = (b"trusted.overlay.opaque", b"user.overlay.opaque")
 
 
 def changes_in_upper(upper: Path, lower: Path) -> list[Change]:
@@ -27,8 +22,6 @@ def changes_in_upper(upper: Path, lower: Path) -> list[Change]:
 
     Renamed directories and files whose data is elsewhere (redirect, metacopy) must not be in *upper*.
     """
-    from lamella.changeset.changes import Change, ChangeKind
-
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     upper_fd = os.open(upper, flags)
     try:
@@ -43,14 +36,14 @@ def changes_in_upper(upper: Path, lower: Path) -> list[Change]:
     for path in list(kinds):
         parent = path.rpartition(b"/")[0]
         while parent and parent not in kinds:
-            kinds[parent] = _CHANGED
+            kinds[parent] = ChangeKind.CHANGED
             parent = parent.rpartition(b"/")[0]
-    return [Change(ChangeKind(kinds[path]), path) for path in sorted(kinds)]
+    return [Change(kinds[path], path) for path in sorted(kinds)]
 
 
-def _compare(upper_fd: int, below: DirectoryStack) -> dict[bytes, str]:
+def _compare(upper_fd: int, below: DirectoryStack) -> dict[bytes, ChangeKind]:
     """Give the kind of every path that differs by itself; *below* is led along as far as the lower tree goes."""
-    kinds: dict[bytes, str] = {}
+    kinds: dict[bytes, ChangeKind] = {}
     # Whether each directory led into is opaque, or inside one that is: the mark is not repeated further down.
     opaque = [False]
     for entry in walk(upper_fd):
@@ -65,42 +58,23 @@ def _compare(upper_fd: int, below: DirectoryStack) -> dict[bytes, str]:
                 old = os.stat(entry.name, dir_fd=below.fd, follow_symlinks=False)
         if old is None:
             if not whiteout:
-                kinds[entry.path] = _ADDED
+                kinds[entry.path] = ChangeKind.ADDED
         elif whiteout:
-            kinds[entry.path] = _DELETED
+            kinds[entry.path] = ChangeKind.DELETED
         else:
-            if _differs(entry, below.fd, old):
-                kinds[entry.path] = _CHANGED
+            if differs(entry.name, below.fd, old, entry.dir_fd, entry.stat):
+                kinds[entry.path] = ChangeKind.CHANGED
             if stat.S_ISDIR(entry.stat.st_mode) and stat.S_ISDIR(old.st_mode):
                 below.enter(entry.name)
                 opaque.append(opaque[-1] or _is_opaque(entry))
                 if opaque[-1]:
                     for name in _hidden(entry, below.fd):
-                        kinds[entry.path + b"/" + name] = _DELETED
+                        kinds[entry.path + b"/" + name] = ChangeKind.DELETED
     return kinds
 
 
-def _differs(entry: WalkEntry, old_fd: int, old: os.stat_result) -> bool:
-    """Tell whether Docker takes the two for different; directories' times and sizes do not count."""
-    new = entry.stat
-    if (new.st_mode, new.st_uid, new.st_gid, new.st_rdev) != (old.st_mode, old.st_uid, old.st_gid, old.st_rdev):
-        return True
-    if not stat.S_ISDIR(old.st_mode) and (new.st_size != old.st_size or not _same_time(new, old)):
-        return True
-    if not stat.S_ISREG(new.st_mode):
-        return False
-    return _attribute(entry.dir_fd, entry.name, _CAPABILITY) != _attribute(old_fd, entry.name, _CAPABILITY)
-
-
-def _same_time(new: os.stat_result, old: os.stat_result) -> bool:
-    """Take times of one second for equal if either has no fraction: a layer tar may have cut it off."""
-    seconds, fraction = divmod(new.st_mtime_ns, 1_000_000_000)
-    old_seconds, old_fraction = divmod(old.st_mtime_ns, 1_000_000_000)
-    return seconds == old_seconds and (fraction == old_fraction or not fraction or not old_fraction)
-
-
 def _is_opaque(entry: WalkEntry) -> bool:
-    return any(_attribute(entry.dir_fd, entry.name, key) == b"y" for key in _OPAQUE)
+    return any(read_attribute(entry.dir_fd, entry.name, key) == b"y" for key in _OPAQUE)
 
 
 def _hidden(entry: WalkEntry, old_fd: int) -> set[bytes]:
@@ -110,10 +84,3 @@ def _hidden(entry: WalkEntry, old_fd: int) -> set[bytes]:
         return set(map(os.fsencode, os.listdir(old_fd))) - set(map(os.fsencode, os.listdir(fd)))
     finally:
         os.close(fd)
-
-
-def _attribute(dir_fd: int, name: bytes, key: str) -> bytes | None:
-    try:
-        return os.getxattr(b"/proc/self/fd/%d/%s" % (dir_fd, name), key, follow_symlinks=False)
-    except OSError:
-        return None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from lamella.drivers import naive
 from lamella.drivers.holders import Holders
 from lamella.drivers.mountpoint import make_mount_point, remove_mount_point, unmount
-from lamella.errors import InvalidArgument, NotFound
+from lamella.errors import DataLoss, InvalidArgument, NotFound
 from lamella.linux.mountinfo import is_mounted
 from lamella.model.digest import DiffID
 from lamella.model.ids import CacheID, is_cache_id
@@ -46,10 +46,17 @@ class Vfs:
 
     def prepare(self) -> None:
         """Make ``vfs`` and ``vfs/dir``."""
+        self._require_own_home()
         for path in (self.home.parent, self.home):
             with suppress(FileExistsError):
                 os.mkdir(path, 0o710)
                 os.chmod(path, 0o710)
+
+    def _require_own_home(self) -> None:
+        """Raise DataLoss where a link would have layers made, shown or removed outside the data-root."""
+        for path in (self.home.parent, self.home):
+            if path.is_symlink():
+                raise DataLoss(f"{path} is a symbolic link where the store keeps its layers; remove it")
 
     # ------------------------------------------------------------------------------------------- making and removing
 
@@ -81,6 +88,7 @@ class Vfs:
         from lamella.fs.tree import remove_tree
 
         path = self._path(layer)
+        self._require_own_home()
         with self._holders.unused(layer, lambda: self._unmount_view(layer), purpose="removed"):
             remove_tree(path)
 
@@ -233,6 +241,7 @@ class Vfs:
 
     def _existing(self, layer: CacheID) -> Path:
         path = self._path(layer)
+        self._require_own_home()
         if not self.exists(layer):
             raise NotFound(f"{path}: the layer's directory does not exist; load the image again")
         return path

@@ -11,6 +11,8 @@ from lamella.engine.images import Image, get_image
 
 if TYPE_CHECKING:
     from lamella.engine.opened import Opened
+    from lamella.engine.registries import Registries
+    from lamella.model.progress import Reporter
 
 __all__ = ["BuildEvent", "Output", "build_image"]
 
@@ -28,11 +30,26 @@ def build_image(
     platform: str,
     no_cache: bool,
     timestamp: int | None,
+    pull: bool,
+    registries: Registries | None,
+    pull_report: Reporter,
     report: Callable[[BuildEvent], None] | None,
 ) -> Image:
     """Build an image; see ``Store.build``."""
     from lamella.build.executor import build_image as build
     from lamella.build.request import BuildOptions
+
+    def fetch(name: str, wanted: str) -> None:
+        from lamella.engine.registries import ANONYMOUS, pull_images
+
+        pull_images(
+            opened,
+            name,
+            all_tags=False,
+            platform=wanted,
+            registries=registries or ANONYMOUS,
+            report=pull_report,
+        )
 
     options = BuildOptions(
         tags=tuple(tags),
@@ -44,6 +61,8 @@ def build_image(
         network=network,
         platform=platform,
         timestamp=timestamp,
+        fetch=None if registries is None else fetch,
+        pull=pull,
     )
     result = build(opened.site, context, options, report=report or silent)
     return get_image(opened, result.image_id)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 from lamella.container.status import live_exit_code, live_state
 from lamella.engine.images import find_image, get_image
 from lamella.engine.layers import Layer
 from lamella.engine.views.container import command_line, container_document, mount_list, status_line
-from lamella.errors import InvalidArgument
+from lamella.errors import Conflict, InvalidArgument
 from lamella.model.gojson import now_ns, parse_time
 from lamella.model.ids import short_id
 
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from lamella.runtime.attach import Streams
     from lamella.runtime.logs import Record
     from lamella.store.containerdb import ContainerRecord
+
+
+class Output(NamedTuple):
+    """How a command ended and what it printed."""
+
+    code: int
+    stdout: bytes
+    stderr: bytes
 
 
 class Container:
@@ -258,6 +266,25 @@ class Container:
             privileged=privileged,
         )
 
+    def run_captured(self, input: bytes = b"") -> Output:  # noqa: A002 - as subprocess calls it
+        """Start it, stay with it to its end, and return its exit code and what it printed, all held in memory.
+
+        *input* is for one that was created with ``stdin``.
+        """
+        return _captured(input, lambda streams: self.run(streams, forward_signals=False))
+
+    def exec_captured(
+        self,
+        command: Sequence[str],
+        input: bytes = b"",  # noqa: A002 - as subprocess calls it
+        *,
+        env: Sequence[str] = (),
+        user: str = "",
+        workdir: str = "",
+    ) -> Output:
+        """Run *command* in it while it runs, and return the exit code and what was printed, all held in memory."""
+        return _captured(input, lambda streams: self.exec(command, streams, env=env, user=user, workdir=workdir))
+
     def pause(self) -> None:
         """Freeze its processes."""
         from lamella.container.lifecycle import pause_container
@@ -271,6 +298,19 @@ class Container:
 
         unpause_container(self._opened.site, self.id)
         self._refresh()
+
+    def restart(self, *, timeout: int | None = None, signal: str | None = None) -> None:
+        """Stop it if it runs, as :meth:`stop` does, and start it.  Raises Conflict for one that removes itself."""
+        if self._record.host_config.get("AutoRemove") is True:
+            raise Conflict(f"container {self.name} removes itself when it ends: it cannot be restarted")
+        self.stop(timeout=timeout, signal=signal)
+        self.start()
+
+    def top(self, options: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+        """List its processes as the host's ``ps`` with *options* shows them: the titles, and a row each."""
+        from lamella.container.top import list_processes
+
+        return list_processes(self._opened.site, self.id, options)
 
     def wait(self) -> int:
         """Wait until it is at rest and return its exit code."""
@@ -306,6 +346,8 @@ class Container:
         chosen = parse_container_name(name)
         with self._opened.site.locked(self.id):
             self._refresh()
+            if chosen == self.name:
+                raise InvalidArgument("Renaming a container with the same name as its current name")
             self._record.name = chosen
             self._opened.parts.containers.write(self._record, host_config=False)
 
@@ -397,3 +439,20 @@ class Container:
         if state.get("Running") and not self.running:
             state |= {"Running": False, "Paused": False, "Restarting": False, "Pid": 0, "ExitCode": self.exit_code}
         return state
+
+
+def _captured(given: bytes, act: Callable[[Streams], int | None]) -> Output:
+    """Call *act* with streams that are files in memory."""
+    import os
+    from contextlib import ExitStack
+
+    from lamella.runtime.attach import Streams
+
+    with ExitStack() as scope:
+        files = [scope.enter_context(open(os.memfd_create(name), "w+b")) for name in ("stdin", "stdout", "stderr")]
+        files[0].write(given)
+        files[0].seek(0)
+        code = act(Streams(*(file.fileno() for file in files)))
+        for file in files[1:]:
+            file.seek(0)
+        return Output(code or 0, files[1].read(), files[2].read())

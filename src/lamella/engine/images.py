@@ -283,5 +283,10 @@ def prune_images(opened: Opened, *, everything: bool, filters: Sequence[str]) ->
             everything=everything,
             keep=lambda image: image not in chosen,
         )
+    from lamella.transports.blobs import prune_blobs
+    from lamella.transports.kept import prune_kept
+
+    prune_kept(opened.parts)
     gone = {step.deleted for step in removed}
-    return removed, sum(size for chain, size in sizes.items() if chain in gone)
+    freed = sum(size for chain, size in sizes.items() if chain in gone)
+    return removed, freed + prune_blobs(opened.parts.root)

@@ -9,6 +9,8 @@ from lamella.errors import InvalidArgument
 from lamella.model.containerconfig import DEFAULT_SHM_SIZE, Device, HostConfig, LogConfig, Ulimit
 from lamella.model.imageconfig import ContainerSettings
 
+MINIMUM_MEMORY = 6 << 20
+
 
 class ContainerOptions(NamedTuple):
     """Options of ``Store.create_container``; each has the meaning of the flag of that name in ``docker run``."""
@@ -98,6 +100,8 @@ def plan_host_config(options: ContainerOptions) -> HostConfig:
         )
     if options.log_driver not in LOG_DRIVERS:
         raise InvalidArgument(f"log driver {options.log_driver!r} is not available; use {' or '.join(LOG_DRIVERS)}")
+    if 0 < options.memory < MINIMUM_MEMORY:
+        raise InvalidArgument("Minimum memory limit allowed is 6MB")
     return HostConfig(
         binds=tuple(options.binds),
         container_id_file=options.cid_file,

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 IMAGE_FILTERS = ("before", "dangling", "label", "reference", "since", "until")
 CONTAINER_FILTERS = (
-    "ancestor", "before", "exited", "id", "label", "name", "network", "since", "status", "volume", "is-task",
+    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "name", "network", "publish", "since",
+    "status", "volume",
 )  # fmt: skip
 STATES = ("created", "running", "paused", "restarting", "removing", "exited", "dead")
+HEALTH = ("starting", "healthy", "unhealthy", "none")
 _SECOND = 1_000_000_000
 
 
@@ -163,6 +165,11 @@ def container_test(
     for state in wanted.get("status", []):
         if state not in STATES:
             raise InvalidArgument(f"invalid filter 'status={state}'; use one of: {', '.join(STATES)}")
+    for health in wanted.get("health", []):
+        if health not in HEALTH:
+            raise InvalidArgument(f"invalid filter 'health={health}'; use one of: {', '.join(HEALTH)}")
+    # No container of lamella's has ports or a health: there is one answer for all.
+    excluded = "publish" in wanted or "expose" in wanted or "none" not in wanted.get("health", ["none"])
     ancestors = _ancestors(wanted.get("ancestor", []), lineage)
     before = [find(name).created for name in wanted.get("before", [])]
     since = [find(name).created for name in wanted.get("since", [])]
@@ -173,7 +180,8 @@ def container_test(
     def passes(container: ListedContainer) -> bool:
         state = container.state
         return (
-            ("status" not in wanted or state in wanted["status"])
+            not excluded
+            and ("status" not in wanted or state in wanted["status"])
             and match_pairs(wanted.get("label", []), container.labels)
             and all(container.created < moment for moment in before)
             and all(container.created > moment for moment in since)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lamella.build.events import BuildEvent
     from lamella.engine.containers import Container
     from lamella.engine.options import ContainerOptions
+    from lamella.engine.registries import PulledImage, PushedImage, Registries
     from lamella.engine.removal import Removed
     from lamella.engine.transfer import Loaded
 
@@ -80,6 +81,11 @@ class Store:
         """
         parts = ImageStore.open(Path(root), driver=driver, create=create)
         return cls(Opened(parts, runtime=runtime, state=None if state is None else Path(state)))
+
+    @property
+    def parts(self) -> ImageStore:
+        """The store below the library's objects."""
+        return self._opened.parts
 
     def close(self) -> None:
         """Close the store; containers go on running."""
@@ -195,6 +201,64 @@ class Store:
 
         cleanup_container(self._opened, name)
 
+    # ------------------------------------------------------------------------------------------------ registries
+
+    def pull(
+        self, name: str, *, platform: str = "", registries: Registries | None = None, report: Reporter = silent
+    ) -> PulledImage:
+        """Pull the image *name* (``ubuntu``, ``host:5000/a/b:1``, ``a/b@sha256:…``), for *platform* or this machine.
+
+        Layers that the store has under any image are not fetched, and two processes fetch one once.  What a pull that
+        failed or was killed had verified is used by the next.  Raises NotFound, PermissionDenied, Unavailable;
+        Unsupported for what is no image that can be run from this store.
+        """
+        from lamella.engine.registries import ANONYMOUS, pull_images
+
+        return pull_images(
+            self._opened,
+            name,
+            all_tags=False,
+            platform=platform,
+            registries=registries or ANONYMOUS,
+            report=report,
+        )[0]
+
+    def pull_all_tags(
+        self, name: str, *, platform: str = "", registries: Registries | None = None, report: Reporter = silent
+    ) -> list[PulledImage]:
+        """Pull every tag of the repository *name*, in the registry's order."""
+        from lamella.engine.registries import ANONYMOUS, pull_images
+
+        return pull_images(
+            self._opened, name, all_tags=True, platform=platform, registries=registries or ANONYMOUS, report=report
+        )
+
+    def push(
+        self,
+        name: str,
+        *,
+        all_tags: bool = False,
+        compression: str = "",
+        registries: Registries | None = None,
+        report: Reporter = silent,
+    ) -> list[PushedImage]:
+        """Push the image *name*, or with *all_tags* all of its repository, to where the name says.
+
+        What the registry has, or can mount from another repository, is not sent.  An image that was pulled and not
+        changed keeps its digest as long as the registry has its blobs; what must be sent is packed anew as
+        *compression* says (``gzip``, ``zstd``, ``none``), by default as it came, else gzip.
+        """
+        from lamella.engine.registries import ANONYMOUS, push_images
+
+        return push_images(
+            self._opened,
+            name,
+            all_tags=all_tags,
+            compression=compression,
+            registries=registries or ANONYMOUS,
+            report=report,
+        )
+
     # ------------------------------------------------------------------------------------------------ in and out
 
     def load(self, source: BinaryIO | Path | str, *, report: Reporter = silent) -> list[Loaded]:
@@ -252,12 +316,15 @@ class Store:
         platform: str = "",
         no_cache: bool = False,
         timestamp: int | None = None,
+        pull: bool = False,
+        registries: Registries | None = None,
+        pull_report: Reporter = silent,
         report: Callable[[BuildEvent], None] | None = None,
     ) -> Image:
         """Build the Dockerfile of *context*, a directory or a stream of a tar or a Dockerfile, and name it *tags*.
 
         *dockerfile* is another file, or the text itself.  *timestamp*, seconds since the epoch, makes the result the
-        same each time.  *report* is called with each step and what it prints; ``str()`` of an event is Docker's line.
+        same each time.  With *registries* base images that are not here are pulled, with *pull* all of them.  *report* is called with each step and what it prints; ``str()`` of an event is Docker's line.
         Raises BuildFailed with the exit code of the step that failed, InvalidArgument for a Dockerfile that cannot be
         read, naming the line; before any of it nothing is changed.
         """
@@ -275,6 +342,9 @@ class Store:
             platform=platform,
             no_cache=no_cache,
             timestamp=timestamp,
+            pull=pull,
+            registries=registries,
+            pull_report=pull_report,
             report=report,
         )
 

@@ -7,8 +7,7 @@ so is one ``syncfs`` in place of many ``fsync`` (``sync=False`` and :func:`sync_
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -45,36 +44,6 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o600, sync: bool = True)
         fsync_dir(Path(directory or "."))
 
 
-@contextmanager
-def new_directory(
-    final: Path, *, staging: Path, mode: int = 0o700, prefix: str = "new-", sync: bool = True
-) -> Generator[Path]:
-    """Yield a directory in *staging* that becomes *final* if the block succeeds.
-
-    *staging* must be on *final*'s file system.  With *sync* everything in it is on disk before the rename and the
-    rename before the return.  If *final* exists the loser gets FileExistsError.  A crash leaves either nothing at
-    *final* or all of it; leftovers in *staging* are garbage by definition.
-    """
-    from lamella.fs.tree import remove_tree
-    from lamella.linux import libc
-
-    draft = staging / f"{prefix}{_digits()}"
-    draft.mkdir(0o700)
-    try:
-        draft.chmod(mode)
-        yield draft
-        if sync:
-            fsync_tree(draft)
-        # rename(2) would silently take the place of an empty directory.
-        libc.rename_new(draft, final)
-    except BaseException:
-        with suppress(OSError):
-            remove_tree(draft)
-        raise
-    if sync:
-        fsync_dir(final.parent)
-
-
 def fsync_dir(path: Path) -> None:
     """Put the names in directory *path* on disk."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -82,29 +51,6 @@ def fsync_dir(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def fsync_tree(path: Path) -> None:
-    """Put every regular file and directory below *path*, and *path*, on disk one by one.
-
-    Meant for a handful of files; :func:`sync_filesystem` is the way for many.
-    """
-    import stat
-
-    from lamella.fs.walk import walk
-
-    top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        for entry in walk(top):
-            if stat.S_ISREG(entry.stat.st_mode) or stat.S_ISDIR(entry.stat.st_mode):
-                fd = os.open(entry.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=entry.dir_fd)
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
-        os.fsync(top)
-    finally:
-        os.close(top)
 
 
 def sync_filesystem(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Bytes and inodes of a tree, hard links once."""
+"""Bytes of a tree, hard links once."""
 
 from __future__ import annotations
 
@@ -27,19 +27,6 @@ def layer_size(path: Path) -> int:
             seen.add(identity)
         total += status.st_size
     return total
-
-
-def disk_usage(path: Path) -> tuple[int, int]:
-    """Return the bytes allocated on disk below and for *path*, and the number of inodes."""
-    top = os.lstat(path)
-    seen = {(top.st_dev, top.st_ino)}
-    total = top.st_blocks * 512
-    for status in _statuses(path):
-        identity = (status.st_dev, status.st_ino)
-        if identity not in seen:
-            seen.add(identity)
-            total += status.st_blocks * 512
-    return total, len(seen)
 
 
 def _statuses(path: Path) -> Iterator[os.stat_result]:

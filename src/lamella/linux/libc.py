@@ -10,17 +10,10 @@ from __future__ import annotations
 import ctypes
 import os
 
-AT_FDCWD = -100
-AT_EMPTY_PATH = 0x1000
-
 MS_RDONLY = 0x1
-MS_NOSUID = 0x2
-MS_NODEV = 0x4
-MS_NOEXEC = 0x8
 MS_REMOUNT = 0x20
 MS_BIND = 0x1000
 MS_REC = 0x4000
-MS_PRIVATE = 0x40000
 MS_SLAVE = 0x80000
 
 MNT_DETACH = 0x2
@@ -28,29 +21,18 @@ UMOUNT_NOFOLLOW = 0x8
 
 CLONE_FS = 0x200
 CLONE_NEWNS = 0x20000
-CLONE_NEWUTS = 0x4000000
-CLONE_NEWIPC = 0x8000000
-CLONE_NEWUSER = 0x10000000
-CLONE_NEWPID = 0x20000000
-CLONE_NEWNET = 0x40000000
-
-RENAME_NOREPLACE = 0x1
-RENAME_EXCHANGE = 0x2
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
-RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
-PR_SET_PDEATHSIG = 1
-PR_SET_CHILD_SUBREAPER = 36
 
 # Numbers shared by every architecture since the tables were unified (Linux 5.0).
 _SYS_OPENAT2 = 437
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_int, _uint, _long, _ulong, _text = ctypes.c_int, ctypes.c_uint, ctypes.c_long, ctypes.c_ulong, ctypes.c_char_p
+_int, _long, _ulong, _text = ctypes.c_int, ctypes.c_long, ctypes.c_ulong, ctypes.c_char_p
 
 
 class OpenHow(ctypes.Structure):
@@ -68,12 +50,7 @@ for _function, _arguments in (
     (_libc.mount, (_text, _text, _text, _ulong, _text)),
     (_libc.umount2, (_text, _int)),
     (_libc.unshare, (_int,)),
-    (_libc.setns, (_int, _int)),
-    (_libc.renameat2, (_int, _text, _int, _text, _uint)),
-    (_libc.linkat, (_int, _text, _int, _text, _int)),
     (_libc.syncfs, (_int,)),
-    (_libc.close_range, (_uint, _uint, _int)),
-    (_libc.prctl, (_int, _ulong, _ulong, _ulong, _ulong)),
 ):
     _function.restype = _int
     _function.argtypes = _arguments
@@ -87,11 +64,9 @@ def _bytes(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> bytes:
     return raw
 
 
-def _failure(filename: str | bytes | None = None, filename2: str | bytes | None = None) -> OSError:
+def _failure(filename: str | bytes | None = None) -> OSError:
     """Make the exception for the error the last call left behind."""
     number = ctypes.get_errno()
-    if filename2 is not None:
-        return OSError(number, os.strerror(number), filename, None, filename2)
     return OSError(number, os.strerror(number), filename)
 
 
@@ -115,12 +90,6 @@ def unshare(flags: int) -> None:
         raise _failure()
 
 
-def setns(fd: int, kind: int = 0) -> None:
-    """Move the calling thread into the namespace behind *fd* (setns(2))."""
-    if _libc.setns(fd, kind) != 0:
-        raise _failure()
-
-
 def openat2(dir_fd: int, path: bytes, how: OpenHow) -> int:
     """Open *path* below *dir_fd* as *how* says and return the descriptor (openat2(2), Linux 5.6)."""
     if b"\0" in path:
@@ -131,40 +100,7 @@ def openat2(dir_fd: int, path: bytes, how: OpenHow) -> int:
     return int(fd)
 
 
-def renameat2(old_dir: int, old: str | bytes, new_dir: int, new: str | bytes, flags: int) -> None:
-    """Rename *old* to *new* with RENAME_NOREPLACE or RENAME_EXCHANGE (renameat2(2))."""
-    raw_old, raw_new = _bytes(old), _bytes(new)
-    if _libc.renameat2(old_dir, raw_old, new_dir, raw_new, flags) != 0:
-        raise _failure(raw_old, raw_new)
-
-
-def rename_new(old: str | bytes | os.PathLike[str], new: str | bytes | os.PathLike[str]) -> None:
-    """Rename *old* to *new*, which must not exist: rename(2) would replace an empty directory without a word."""
-    renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), RENAME_NOREPLACE)
-
-
-def link_descriptor(fd: int, new_dir: int, new: str | bytes) -> None:
-    """Give the file behind *fd* the name *new* in *new_dir* (linkat(2) with AT_EMPTY_PATH)."""
-    raw_new = _bytes(new)
-    if _libc.linkat(fd, b"", new_dir, raw_new, AT_EMPTY_PATH) != 0:
-        raise _failure(raw_new)
-
-
 def syncfs(fd: int) -> None:
     """Write out everything of the file system *fd* lies on and wait for it (syncfs(2))."""
     if _libc.syncfs(fd) != 0:
         raise _failure()
-
-
-def close_range(first: int, last: int = 0xFFFFFFFF, flags: int = 0) -> None:
-    """Close the descriptors from *first* to *last* (close_range(2), Linux 5.9)."""
-    if _libc.close_range(first, last, flags) != 0:
-        raise _failure()
-
-
-def prctl(option: int, argument: int = 0) -> int:
-    """Set one attribute of the calling thread or process (prctl(2))."""
-    result = int(_libc.prctl(option, argument, 0, 0, 0))
-    if result < 0:
-        raise _failure()
-    return result

@@ -170,28 +170,6 @@ def parse_host_config(document: object, *, what: str = "host config") -> HostCon
     return convert(fields, HostConfig, what)
 
 
-def parse_restart_policy(text: str) -> RestartPolicy:
-    """Parse ``no``, ``always``, ``unless-stopped`` or ``on-failure[:tries]``."""
-    name, colon, count = text.partition(":")
-    if not name or (colon and not count):
-        if text:
-            raise InvalidArgument("invalid restart policy format: no policy provided before colon")
-        return RestartPolicy()
-    if name not in {"no", "always", "unless-stopped", "on-failure"}:
-        raise InvalidArgument(
-            f"invalid restart policy: unknown policy {name!r}; use one of no, always, unless-stopped, on-failure"
-        )
-    if not count:
-        return RestartPolicy(name)
-    if name != "on-failure":
-        raise InvalidArgument(
-            f"invalid restart policy: maximum retry count cannot be used with restart policy {name!r}"
-        )
-    if not (count.isascii() and count.isdigit() and len(count) < 10):
-        raise InvalidArgument("invalid restart policy format: maximum retry count must be an integer")
-    return RestartPolicy(name, int(count))
-
-
 def merge_run_settings(image: ContainerSettings, user: ContainerSettings) -> ContainerSettings:
     """Combine what the *user* asked for with what the *image* provides, by Docker's rules.
 

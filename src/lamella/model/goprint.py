@@ -21,7 +21,6 @@ _ESCAPES = {
     "\t": "\\t",
     "\v": "\\v",
     "\\": "\\\\",
-    '"': '\\"',
 }
 _UNESCAPES = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, "\\": 92, "'": 39, '"': 34}
 _ESCAPED = re.compile(
@@ -77,18 +76,26 @@ def _general(value: float) -> str:
 
 def quote(text: str) -> str:
     """Write *text* as a Go string literal."""
-    out = ['"']
-    for char in text:
-        if char in _ESCAPES:
-            out.append(_ESCAPES[char])
-        elif char.isprintable():
-            out.append(char)
-        elif char < "\x80":
-            out.append(f"\\x{ord(char):02x}")
-        else:
-            code = ord(char)
-            out.append(f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
-    return "".join(out) + '"'
+    return '"' + "".join(_escaped(char, '"') for char in text) + '"'
+
+
+def quote_rune(code: int) -> str:
+    """Write the character of a code as a Go rune literal; of no valid code, the replacement character."""
+    valid = 0 <= code < 0x110000 and not 0xD800 <= code < 0xE000
+    return "'" + _escaped(chr(code if valid else 0xFFFD), "'") + "'"
+
+
+def _escaped(char: str, delimiter: str) -> str:
+    if char == delimiter:
+        return "\\" + char
+    if char in _ESCAPES:
+        return _ESCAPES[char]
+    if char.isprintable():
+        return char
+    code = ord(char)
+    if char < "\x80":
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def unquote(literal: str) -> str | None:

@@ -8,7 +8,7 @@ what is encoded are Docker's, to the byte.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -205,6 +205,15 @@ def _parse_set(value: object, what: str) -> tuple[str, ...]:
     return tuple(sorted(value))
 
 
+def _is_empty(key: str, value: object, *, sparse: bool) -> bool:
+    """Tell whether a setting is as good as not given: a time of 0 is given, and so, but in OCI's eyes, is ``[]``."""
+    if key == "StopTimeout":
+        return value is None
+    if key in {"Cmd", "Entrypoint"}:
+        return value is None or (sparse and not value)
+    return not value
+
+
 def settings_document(settings: ContainerSettings, *, sparse: bool = False) -> dict[str, object]:
     """Return Docker's ``Config`` object in Docker's key order.
 
@@ -212,15 +221,8 @@ def settings_document(settings: ContainerSettings, *, sparse: bool = False) -> d
     leaves it out, as OCI builders do.
     """
     document: dict[str, object] = {}
-    values: tuple[Any, ...] = msgspec.structs.astuple(settings)
-    for key, value in zip(_SETTINGS_KEYS, values, strict=True):
-        if key == "StopTimeout":
-            empty = value is None
-        elif key in {"Cmd", "Entrypoint"}:
-            empty = value is None or (sparse and not value)
-        else:
-            empty = not value
-        if empty:
+    for key, value in zip(_SETTINGS_KEYS, msgspec.structs.astuple(settings), strict=True):
+        if _is_empty(key, value, sparse=sparse):
             if not sparse and key not in _OMITTED_WHEN_EMPTY:
                 document[key] = None if value is None or key in _NULL_WHEN_EMPTY else value
         elif key in _SETS:

@@ -21,6 +21,7 @@ _NANOSECONDS = {
     "h": 3_600_000_000_000,
 }
 _INT64 = 2**63 - 1
+_LONGEST = 64
 
 
 def human_size(size: float, *, precision: int = 4) -> str:
@@ -77,7 +78,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_duration(text: str) -> int:
-    """Parse Go's spelling of a duration (``1m30s``, ``1.5h``, ``0``) into nanoseconds."""
+    """Parse Go's spelling of a duration (``1m30s``, ``1.5h``, ``0``) into nanoseconds, with Go's errors."""
     rest = text
     negative = rest.startswith("-")
     if rest[:1] in {"-", "+"}:
@@ -85,16 +86,20 @@ def parse_duration(text: str) -> int:
     if rest == "0":
         return 0
     total = position = 0
-    while position < len(rest):
+    while position < len(rest) and len(text) <= _LONGEST:
         match = _DURATION.match(rest, position)
-        if match is None or len(text) > 64:
+        if match is None:
             break
         unit = _NANOSECONDS[match[4]]
         fraction = match[2] or match[3] or ""
         total += int(match[1] or "0") * unit + int(fraction or "0") * unit // int(10 ** len(fraction))
         position = match.end()
     if not rest or position < len(rest) or total > _INT64:
-        raise InvalidArgument(f"invalid duration '{text[:64]}': expected for example 90s, 1m30s or 1.5h")
+        from lamella.model.goprint import quote
+
+        lacks_unit = re.fullmatch(r"[0-9]+\.?[0-9]*|\.[0-9]+", rest[position:], re.ASCII) is not None
+        what = "missing unit in" if lacks_unit else "invalid"
+        raise InvalidArgument(f"time: {what} duration {quote(text[:_LONGEST])}")
     return -total if negative else total
 
 

@@ -84,7 +84,8 @@ class Attachment:
         """Copy until the container's output ends (True) or the client types the detach keys (False).
 
         With *terminal*, a stdin that is a terminal is put into raw mode meanwhile and its size followed.  The end of
-        the client's input is passed on as the end of the container's.
+        the client's input is passed on as the end of the container's.  Raises OSError, BrokenPipeError above all, when
+        the client's output takes no more: going on would lose what is printed.
         """
         console = terminal and streams.stdin is not None and os.isatty(streams.stdin)
         with contextlib.ExitStack() as scope:
@@ -114,9 +115,8 @@ class Attachment:
                         if not packet:
                             return True
                         target = stderr if packet[0] == _STDERR_PACKET else stdout
-                        if target is not None and not _write_all(target, memoryview(packet)[1:]):
-                            # The client's reader is gone; the container must not notice by blocking.
-                            stdout, stderr = (None, stderr) if target == stdout else (stdout, None)
+                        if target is not None:
+                            _write_all(target, memoryview(packet)[1:])
                 elif stdin is not None:
                     typed = _read(stdin, _INPUT_CHUNK) if events & ~select.POLLNVAL else b""
                     if not typed:
@@ -174,15 +174,12 @@ def _read(fd: int, size: int) -> bytes:
         return b""
 
 
-def _write_all(fd: int, data: memoryview) -> bool:
+def _write_all(fd: int, data: memoryview) -> None:
     while data:
         try:
             data = data[os.write(fd, data) :]
         except BlockingIOError:
             select.select([], [fd], [])
-        except OSError:
-            return False
-    return True
 
 
 @contextlib.contextmanager

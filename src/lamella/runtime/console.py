@@ -103,20 +103,17 @@ def _copy(console: int, streams: Streams) -> None:
                     raise
                 if not piece:
                     return
-                if stdout is not None and not _write_all(stdout, piece):
-                    stdout = None
+                if stdout is not None:
+                    _write_all(stdout, piece)
             elif stdin is not None:
                 piece = os.read(stdin, _BLOCK)
-                _write_all(console, piece or _END_OF_INPUT)
+                with suppress(OSError):  # nobody in the container holds the terminal any more
+                    _write_all(console, piece or _END_OF_INPUT)
                 if not piece:
                     stdin = None
 
 
-def _write_all(fd: int, data: bytes) -> bool:
+def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        try:
-            view = view[os.write(fd, view) :]
-        except OSError:
-            return False
-    return True
+        view = view[os.write(fd, view) :]

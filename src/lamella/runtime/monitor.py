@@ -184,11 +184,11 @@ def _read_verdict(reader: int, run: RunDirectory) -> int:
     except (ValueError, KeyError, TypeError) as problem:
         # The monitor does not escape every control character; the text is still worth showing.
         shown = " ".join(received.decode("utf-8", "replace").split())
-        raise start_failure(run.name, shown) from problem
+        raise start_failure(run.name, shown, run.read_command()) from problem
     if pid <= 0:
         from lamella.runtime.oci_cli import message_of
 
-        raise start_failure(run.name, message_of(text.encode()))
+        raise start_failure(run.name, message_of(text.encode()), run.read_command())
     return pid
 
 

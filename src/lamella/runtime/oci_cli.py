@@ -208,14 +208,21 @@ def message_of(stderr: bytes) -> str:
     return " ".join(text.split())
 
 
-def start_failure(name: str, text: str) -> StartFailed:
-    """Name what a runtime's complaint about creating, starting or executing means."""
-    line = f"container {name[:12]} could not be started: {text or 'the runtime gave no reason'}"
+def start_failure(name: str, text: str, command: str = "") -> StartFailed:
+    """Name what a runtime's complaint about creating, starting or executing means.
+
+    What is wrong with a *command* that is known is said in the same words whatever the runtime.
+    """
+    line = f"container {name[:12]} could not be started: "
+    kind, reason = StartFailed, ""
     if _NOT_EXECUTABLE.search(text):
-        return CommandNotExecutable(line)
-    if _NOT_FOUND.search(text):
-        return CommandNotFound(line)
-    return StartFailed(line)
+        kind, reason = CommandNotExecutable, "exec format error" if "format" in text else "permission denied"
+    elif _NOT_FOUND.search(text):
+        kind = CommandNotFound
+        reason = "no such file or directory" if "/" in command else "executable file not found in $PATH"
+    if command and reason:
+        return kind(f'{line}exec: "{command}": {reason}')
+    return kind(line + (text or "the runtime gave no reason"))
 
 
 class Warned(NamedTuple):

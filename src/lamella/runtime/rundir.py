@@ -105,6 +105,15 @@ class RunDirectory:
             return None
         return Identity(*map(int, words))
 
+    def read_command(self) -> str:
+        """Return the program that the container was to run, empty if the bundle does not say."""
+        import json
+
+        try:
+            return str(json.loads(self.config.read_bytes())["process"]["args"][0])
+        except (OSError, ValueError, LookupError, TypeError):
+            return ""
+
     def is_alive(self) -> bool:
         """Tell whether the container's first process runs."""
         found = self.read_identity()

@@ -17,7 +17,6 @@ from typing import cast
 
 from lamella.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound
 from lamella.fs.atomic import fsync_dir, write_file
-from lamella.fs.tree import remove_tree
 from lamella.model.digest import ImageID
 from lamella.model.documents import decode_object
 from lamella.model.gojson import ZERO_TIME, encode
@@ -350,6 +349,8 @@ class ContainerDB:
 
     def remove(self, id: ContainerID) -> None:  # noqa: A002  (the vocabulary's word)
         """Remove a container's directory, its record first; its writable layer must be gone already."""
+        from lamella.fs.tree import remove_tree
+
         path = self.path(id)
         with self._root.writing():
             if not os.path.lexists(path):

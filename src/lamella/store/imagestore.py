@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from lamella.errors import DataLoss, NotFound
-from lamella.model.digest import ChainID, ImageID
+from lamella.errors import Conflict, DataLoss, NotFound
+from lamella.model.digest import ChainID, ImageID, hex_of
 from lamella.model.ids import ContainerID
 from lamella.store.containerdb import ContainerDB
 from lamella.store.dataroot import DataRoot
@@ -101,6 +103,9 @@ class ImageStore:
             tx.flush()
             with self.root.writing():
                 self.tags.check(tags)  # after the decision nothing may be refused any more
+                for image in tags.values():
+                    if not self.images.exists(image):
+                        raise Conflict(f"image {image} was removed by another process meanwhile; try again")
                 tx.commit(tags)
                 self.tags.set_many(tags)
         else:
@@ -114,6 +119,8 @@ class ImageStore:
             tx.note("delete", id)
             tx.sync()  # from here on a writer that comes after a crash goes on with it
             self.images.remove(id)
+            with contextlib.suppress(OSError):  # only a cache: the manifest it came with
+                os.unlink(self.root.lamella_dir / "manifests" / hex_of(id))
             return self.layers.release_unused(reversed(tx.intent.chains), but=tx.id)
 
     def delete_container(self, id: ContainerID) -> None:  # noqa: A002  (the vocabulary's word)

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from lamella.errors import Conflict, DataLoss, InvalidArgument, NotFound
 from lamella.fs.atomic import fsync_dir
-from lamella.fs.tree import remove_tree
 from lamella.linux.locks import locked
 from lamella.model.digest import EMPTY_LAYER, ChainID, DiffID, chain_id, hex_of, parse_digest
 from lamella.model.ids import CacheID
@@ -421,6 +420,8 @@ class LayerStore:
         return layer
 
     def _discard(self, cache_id: CacheID, write_set: Path) -> None:
+        from lamella.fs.tree import remove_tree
+
         remove_tree(write_set)
         self._root.driver.remove(cache_id)
 
@@ -453,6 +454,8 @@ class LayerStore:
         self._root.afterwards(finish)
 
     def _take_files(self, record: Path) -> None:
+        from lamella.fs.tree import remove_tree
+
         cache_id = find_cache_id(record)
         if cache_id is not None:
             self._root.driver.remove(cache_id)

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from lamella.errors import DataLoss, LamellaError, NotFound
-from lamella.fs.tree import remove_tree
+from lamella.errors import DataLoss, InUse, LamellaError, NotFound
 from lamella.model.ids import CacheID, ContainerID, init_id, is_cache_id, is_container_id
 from lamella.store.containerdb import ContainerDB
 from lamella.store.dataroot import DataRoot
@@ -67,11 +66,12 @@ class StoreRecovery:
             for parent in (self._images.metadata, self._containers.directory):
                 places += [parent / name for name in list_names(parent) if not (parent / name).is_symlink()]
         for directory in places:
-            for name in list_names(directory):
-                if _DRAFT.fullmatch(name):
+            for name in filter(_DRAFT.fullmatch, list_names(directory)):
+                with self._reported("removing a draft"):
                     (directory / name).unlink(missing_ok=True)
         for name in list_names(self._root.locks_dir):
-            self._drop_idle_lock(self._root.locks_dir / name)
+            with self._reported("removing a lock that nobody holds"):
+                self._drop_idle_lock(self._root.locks_dir / name)
 
     def recover_dead(self) -> None:
         """See to the transactions whose process is gone; the store lock is held."""
@@ -130,17 +130,24 @@ class StoreRecovery:
         """Finish the removal of a writable layer; a container without one could not be used any more."""
         with contextlib.suppress(NotFound, DataLoss):
             rw = self._mounts.read(owner)
-            for layer in (rw.mount_id, rw.init_id):
-                if layer is not None:
-                    self._root.driver.remove(layer)
+            try:
+                self._root.driver.remove(rw.mount_id)
+            except InUse:
+                return  # its removal was refused, and the process killed before it could say so
+            if rw.init_id is not None:
+                self._root.driver.remove(rw.init_id)
         self._remove_container(owner)
 
     def _remove_container(self, container: ContainerID) -> None:
+        from lamella.fs.tree import remove_tree
+
         remove_tree(self._containers.path(container))
         self._mounts.remove(container)
 
     def _remove_spares(self, intent: Intent) -> None:
         """Remove the layer directories and write-sets of a transaction that nothing came to name."""
+        from lamella.fs.tree import remove_tree
+
         named = {rw.mount_id for rw in self._mounts.iter_records()}
         for chain in intent.chains:
             layer = self._layers.find(chain) if self._layers.db.exists(chain) else None

@@ -53,10 +53,6 @@ class Tags:
         """Return the image a reference stands for, or None."""
         return self.read().get(_key(reference))
 
-    def get(self, reference: Reference) -> ImageID | None:
-        """Return the image a reference stands for, or None."""
-        return self.find(reference)
-
     def references(self, id: ImageID) -> list[Reference]:  # noqa: A002  (the vocabulary's word)
         """Return an image's references, tags and digests, sorted."""
         return [parsed for key, image in sorted(self.read().items()) if image == id for parsed in _parsed(key)]

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from lamella.changeset.compression import Compression
 from lamella.errors import InvalidArgument, Unsupported
-from lamella.model.digest import Digest, parse_digest
+from lamella.model.digest import Digest, digest_of, parse_digest
 from lamella.model.documents import CONFIG_LIMIT, MANIFEST_LIMIT, decode_object
+from lamella.model.gojson import encode
 from lamella.model.platform import Platform
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -39,6 +41,20 @@ LAYER_TYPES = frozenset({
     *(OCI_LAYER + packed for packed in ("", "+gzip", "+zstd")),
     *(DOCKER_LAYER + packed for packed in ("", ".gzip", ".zstd")),
 })  # fmt: skip
+_DOCKER_SUFFIX = {Compression.NONE: "", Compression.GZIP: ".gzip"}
+_OCI_SUFFIX = {Compression.NONE: "", Compression.GZIP: "+gzip", Compression.ZSTD: "+zstd"}
+_AS_OCI = {
+    DOCKER_LIST: OCI_INDEX,
+    DOCKER_MANIFEST: OCI_MANIFEST,
+    DOCKER_CONFIG: OCI_CONFIG,
+    DOCKER_LAYER: OCI_LAYER,
+    f"{DOCKER_LAYER}.gzip": f"{OCI_LAYER}+gzip",
+    f"{DOCKER_LAYER}.zstd": f"{OCI_LAYER}+zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar": "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": (
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+    ),
+}
 _SCHEMA1 = "application/vnd.docker.distribution.manifest.v1+"
 
 
@@ -234,3 +250,59 @@ def parse_descriptor(item: object, what: str) -> Descriptor:
         if isinstance(platform, dict)
         else None,
     )
+
+
+def make_manifest(config: Digest, size: int, layers: list[Descriptor]) -> tuple[bytes, str]:
+    """Make a manifest: Docker's schema 2 where it has names for all layers, as ``docker push`` does, else OCI's."""
+    docker = all(layer.media_type.startswith(DOCKER_LAYER) for layer in layers)
+    media_type = DOCKER_MANIFEST if docker else OCI_MANIFEST
+    named = [
+        layer if docker else layer._replace(media_type=OCI_LAYER + _OCI_SUFFIX[packing_of(layer.media_type)])
+        for layer in layers
+    ]
+    document = {
+        "schemaVersion": 2,
+        "mediaType": media_type,
+        "config": Descriptor(DOCKER_CONFIG if docker else OCI_CONFIG, config, size).document(),
+        "layers": [layer.document() for layer in named],
+    }
+    return encode(document), media_type
+
+
+def packing_of(media_type: str) -> Compression:
+    """Tell from a layer's media type how it is packed."""
+    if media_type.endswith("gzip"):
+        return Compression.GZIP
+    return Compression.ZSTD if media_type.endswith("zstd") else Compression.NONE
+
+
+def layer_type(compression: Compression) -> str:
+    """Return the media type of a layer to be pushed: Docker's name if it has one."""
+    if compression in _DOCKER_SUFFIX:
+        return DOCKER_LAYER + _DOCKER_SUFFIX[compression]
+    return OCI_LAYER + _OCI_SUFFIX[compression]
+
+
+def translate_to_oci(
+    raw: bytes, media_type: str, what: str, renamed: Mapping[Digest, tuple[bytes, str]]
+) -> tuple[bytes, str]:
+    """Put a document of Docker's into OCI's words; *renamed* says what became of those that an index names.
+
+    OCI's own pass unchanged, byte for byte, unless a document they name did not.
+    """
+    document = parse_document(raw, what, media_type)
+    changed = media_type in _AS_OCI
+    document["mediaType"] = _AS_OCI.get(media_type, media_type)
+    for key in ("config", "layers", "manifests"):
+        part = document.get(key)
+        for item in part if isinstance(part, list) else [part]:
+            if not isinstance(item, dict):
+                continue
+            new = renamed.get(item.get("digest"))  # type: ignore[arg-type]  # any value may be looked up
+            if new is not None and key == "manifests":
+                changed = changed or digest_of(new[0]) != item["digest"]
+                item.update({"mediaType": new[1], "digest": digest_of(new[0]), "size": len(new[0])})
+            elif (stated := item.get("mediaType")) in _AS_OCI:
+                item["mediaType"] = _AS_OCI[str(stated)]
+                changed = True
+    return (encode(document), str(document["mediaType"])) if changed else (raw, media_type)

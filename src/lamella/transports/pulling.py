@@ -15,11 +15,10 @@ import os
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import BinaryIO, NamedTuple, Protocol, cast
+from typing import BinaryIO, Literal, NamedTuple, Protocol, cast
 
 from lamella.errors import DataLoss, DigestMismatch, InvalidArgument, NotFound
-from lamella.fs.atomic import write_file
-from lamella.model.digest import ChainID, Digest, ImageID, chain_id, digest_of, hex_of
+from lamella.model.digest import ChainID, Digest, ImageID, chain_id, digest_of
 from lamella.model.documents import CONFIG_LIMIT, MANIFEST_LIMIT
 from lamella.model.ids import short_id
 from lamella.model.platform import Platform, host_platform
@@ -32,6 +31,7 @@ from lamella.store.layers import Draft
 from lamella.store.pipes import reading_from
 from lamella.store.transactions import Transaction
 from lamella.transports.blobs import Feed, Partial, open_partial, space_explained
+from lamella.transports.kept import keep_manifest
 from lamella.transports.manifests import (
     Descriptor,
     Manifest,
@@ -87,11 +87,15 @@ def pull(
     repository: Repository,
     reference: Reference,
     *,
+    origin: Reference | Literal[""] | None = "",
     platform: Platform | None = None,
     parallel: int = PARALLEL,
     report: Reporter = silent,
 ) -> Pulled:
     """Pull what *reference* names, for *platform* or this machine, and name it as Docker does.
+
+    *origin* is where the bytes really come from, if not from where the name says: another repository, or None for
+    no registry at all.
 
     Durable on return.  An error or a kill leaves the store as it was; what was fetched of large layers stays for the
     next pull.  Raises NotFound if nothing fits the platform, Unsupported for what is no image of fetchable layers.
@@ -102,7 +106,8 @@ def pull(
         raise DigestMismatch(f"manifest {reference.familiar()}", reference.digest or served.digest, actual)
     raw, manifest = find_manifest(repository, reference, served, platform)
     image_id = ImageID(manifest.config.digest)
-    tags = {reference.repository().with_digest(actual).familiar(): image_id}
+    came_from = reference if origin == "" else origin
+    tags = {} if came_from is None else {came_from.repository().with_digest(actual).familiar(): image_id}
     if reference.digest is None:
         tags[reference.with_tag(wanted).familiar()] = image_id
     if _is_here(store, image_id):
@@ -125,10 +130,10 @@ def pull(
     with store.root.transaction("pull", ids=len(plan.layers)) as tx:
         _Pull(store, repository, reference, plan, manifest, tx, report).run(parallel)
         store.images.announce(plan.id, tx)
-        _keep_manifest(store, plan.id, raw)
+        keep_manifest(store, plan.id, raw)
         tx.flush()
         store.images.put(plan.raw, tx=tx)
-        _remember(store, plan, manifest, reference)
+        _remember(store, plan, manifest, came_from)
         store.commit(tx, tags)
     return Pulled(plan.id, actual, reference, fresh=True)
 
@@ -489,18 +494,11 @@ def _made_for(plan: ImagePlan, platform: Platform) -> bool:
     )
 
 
-def _remember(store: ImageStore, plan: ImagePlan, manifest: Manifest, reference: Reference) -> None:
-    repository = reference.normalised_name()
+def _remember(store: ImageStore, plan: ImagePlan, manifest: Manifest, reference: Reference | None) -> None:
     with store.root.writing():
         for layer, diff_id in zip(manifest.layers, plan.config.diff_ids, strict=True):
-            store.distribution.put(diff_id, layer.digest, BlobSource(layer.digest, repository))
-
-
-def _keep_manifest(store: ImageStore, image_id: ImageID, raw: bytes) -> None:
-    """Keep the manifest's bytes, so that the unchanged image can be pushed under the digest it came with."""
-    directory = store.root.lamella_dir / "manifests"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    write_file(directory / hex_of(image_id), raw, sync=False)
+            seen = None if reference is None else BlobSource(layer.digest, reference.normalised_name())
+            store.distribution.put(diff_id, layer.digest, seen)
 
 
 def _name(descriptor: Descriptor) -> str:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from lamella.build.dockerfile.glob import remove_prefix, remove_suffix, substitute
-from lamella.build.gotext import quoted
 from lamella.errors import InvalidArgument
+from lamella.model.goprint import quote
 
 MAX_EXPANDED = 1 << 20
 _MAX_DEPTH = 100
@@ -96,7 +96,7 @@ class Expander:
             return self._read_until(_END, raw_escapes=self._raw_escapes)
         except InvalidArgument as error:
             shown = word if len(word) <= 200 else word[:200] + "…"
-            raise InvalidArgument(f"failed to process {quoted(shown)}: {error}") from error
+            raise InvalidArgument(f"failed to process {quote(shown)}: {error}") from error
 
     def _peek(self) -> str:
         return self._text[self._at] if self._at < len(self._text) else _END

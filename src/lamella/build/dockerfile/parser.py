@@ -10,8 +10,9 @@ from lamella.build.dockerfile import instructions as ast
 from lamella.build.dockerfile.flags import Flags, suggestion
 from lamella.build.dockerfile.lexer import Lexer, LogicalLine, blank_separated, error_at, find_heredoc, json_words
 from lamella.build.dockerfile.lexer import split_instruction as split
-from lamella.build.gotext import parse_duration, quoted
 from lamella.errors import InvalidArgument
+from lamella.model.goprint import quote
+from lamella.model.units import parse_duration
 
 MAX_INSTRUCTIONS = 10_000
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*")
@@ -168,7 +169,7 @@ def _pairs(request: _Request) -> tuple[ast.Pair, ...]:
     for word in words:
         name, equals, text = word.partition("=")
         if not equals:
-            message = f"Syntax error - can't find = in {quoted(word)}. Must be of the form: name=value"
+            message = f"Syntax error - can't find = in {quote(word)}. Must be of the form: name=value"
             raise InvalidArgument(message)
         if not name:
             raise InvalidArgument(f"{request.name} names can not be blank")
@@ -184,7 +185,7 @@ def _from(request: _Request, number: int, text: str) -> ast.From:
         name = words[2].lower()
         if not _STAGE_NAME.fullmatch(name):
             message = (
-                f"invalid name for build stage: {quoted(words[2])}, name can't start with a number or contain symbols"
+                f"invalid name for build stage: {quote(words[2])}, name can't start with a number or contain symbols"
             )
             raise InvalidArgument(message)
     elif len(words) != 1:
@@ -348,7 +349,7 @@ def _healthcheck(request: _Request, number: int, text: str) -> ast.Healthcheck:
         return ast.Healthcheck(number, text, ("NONE",))
     flags = request.flags(texts=["interval", "timeout", "start-period", "start-interval", "retries"])
     if kind.upper() != "CMD":
-        raise InvalidArgument(f"Unknown type {quoted(kind.upper())} in HEALTHCHECK (try CMD)")
+        raise InvalidArgument(f"Unknown type {quote(kind.upper())} in HEALTHCHECK (try CMD)")
     if not command:
         raise InvalidArgument("Missing command after HEALTHCHECK CMD")
     return ast.Healthcheck(
@@ -367,7 +368,7 @@ def _interval(flags: Flags, name: str) -> int:
     text = flags.text(name)
     duration = parse_duration(text) if text else 0
     if duration and duration < 10**6:
-        raise InvalidArgument(f"Interval {quoted(name)} cannot be less than 1ms")
+        raise InvalidArgument(f"Interval {quote(name)} cannot be less than 1ms")
     return duration
 
 
@@ -376,7 +377,7 @@ def _retries(flags: Flags) -> int:
     if not text:
         return 0
     if not re.fullmatch(r"[+-]?[0-9]{1,10}", text) or int(text) >= 2**31:
-        raise InvalidArgument(f"invalid value {quoted(text)} for --retries: not a number")
+        raise InvalidArgument(f"invalid value {quote(text)} for --retries: not a number")
     if int(text) < 0:
         raise InvalidArgument(f"--retries cannot be negative ({int(text)})")
     return int(text)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lamella.cli.command import Command
 from lamella.cli.common import DETACH_KEYS
 from lamella.cli.flags import Flag, Values
-from lamella.cli.terminal import check_terminal, client_streams
+from lamella.cli.terminal import check_terminal, client_code, client_streams
 
 if TYPE_CHECKING:
     from lamella.cli.context import Context
@@ -24,7 +24,7 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
         detach_keys=flags.text("detach-keys"),
         forward_signals=flags.on("sig-proxy"),
     )
-    return 0 if code is None else code
+    return client_code(context, code)
 
 
 ATTACH = Command(

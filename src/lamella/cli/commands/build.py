@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 
 from lamella.cli.command import Command
 from lamella.cli.flags import Flag, Values
+from lamella.cli.progress import reporting
+from lamella.cli.registries import read_registries
 from lamella.cli.runflags import read_pairs
 from lamella.errors import InvalidArgument, Unsupported
 
 if TYPE_CHECKING:
     from lamella.cli.context import Context
     from lamella.engine.builds import BuildEvent
+    from lamella.engine.images import Image
+    from lamella.model.progress import Reporter
 
 
 def run(context: Context, flags: Values, arguments: list[str]) -> int:
@@ -34,7 +38,25 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
     epoch = context.environment.get("SOURCE_DATE_EPOCH", "")
     if epoch and not epoch.isdecimal():
         raise InvalidArgument(f"SOURCE_DATE_EPOCH={epoch} is not a number of seconds since the epoch")
-    image = context.store().build(
+    with reporting(quiet=quiet, lines=context.output) as pull_report:
+        image = _build(context, flags, source, tags, dockerfile, epoch, pull_report)
+    if flags.text("iidfile"):
+        Path(flags.text("iidfile")).write_text(image.id, encoding="ascii")
+    if quiet:
+        context.output.line(image.id)
+    return 0
+
+
+def _build(
+    context: Context,
+    flags: Values,
+    source: str,
+    tags: list[str],
+    dockerfile: Path | bytes | None,
+    epoch: str,
+    pull_report: Reporter,
+) -> Image:
+    return context.store().build(
         sys.stdin.buffer if source == "-" else Path(source),
         tags=tags,
         dockerfile=dockerfile,
@@ -45,13 +67,11 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
         platform=flags.text("platform"),
         no_cache=flags.on("no-cache"),
         timestamp=int(epoch) if epoch else None,
-        report=None if quiet else _Transcript(context).show,
+        pull=flags.on("pull"),
+        registries=read_registries(context),
+        pull_report=pull_report,
+        report=None if flags.on("quiet") else _Transcript(context).show,
     )
-    if flags.text("iidfile"):
-        Path(flags.text("iidfile")).write_text(image.id, encoding="ascii")
-    if quiet:
-        context.output.line(image.id)
-    return 0
 
 
 class _Transcript:
@@ -101,6 +121,7 @@ BUILD = Command(
         Flag("network", "Network of the RUN instructions: host or none", kind="string", default="host"),
         Flag("no-cache", "Do not use cache when building the image"),
         Flag("platform", "Build for this platform, as os/arch[/variant]", kind="string"),
+        Flag("pull", "Always attempt to pull a newer version of the image"),
         Flag("quiet", "Suppress the build output and print image ID on success", short="q"),
         Flag("rm", "Remove intermediate containers (they never stay)", default="true", hidden=True),
         Flag("tag", 'Name and optionally a tag in the "name:tag" format', short="t", kind="list", many=True),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lamella.cli.command import Command
-from lamella.cli.flags import Values
+from lamella.cli.flags import UsageError, Values
 from lamella.cli.runflags import CREATE_FLAGS, read_options
 from lamella.errors import AlreadyExists, NotFound
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NETWORK_NOTE = (
     "The container's network is 'none', loopback only, unless --network host is given: there is no bridge. "
-    "Images are not pulled: load or import them first."
+    "An image that is not here is pulled first, unless --pull never is given."
 )
 
 
@@ -32,7 +32,7 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
 def make_container(
     context: Context, flags: Values, image: str, command: Sequence[str], options: ContainerOptions
 ) -> Container:
-    """Create the container and write its ``--cidfile``; an image that is not here gets Docker's words and a way out."""
+    """Create the container and write its ``--cidfile``; ``--pull`` says when its image is pulled before."""
     import os
 
     if options.cid_file and os.path.lexists(options.cid_file):
@@ -40,16 +40,18 @@ def make_container(
             f"container ID file found, make sure the other container isn't running or delete {options.cid_file}"
         )
     store = context.store()
-    if store.find_image(image) is None:
-        from lamella.model.reference import parse_tagged
+    policy, platform = flags.text("pull"), flags.text("platform")
+    if policy not in {"always", "missing", "never"}:
+        raise UsageError(f'invalid pull option: \'{policy}\': must be one of "always", "missing" or "never"')
+    if policy == "always" or store.find_image(image) is None:
+        from lamella.cli.commands.pull import need_image
 
-        name = parse_tagged(image).familiar()
-        if flags.text("pull") != "never":
-            context.warn(f"Unable to find image '{name}' locally")
-        raise NotFound(
-            f"No such image: {name}; bring it in with 'lamella load -i FILE' or 'lamella import FILE {name}'"
-        )
-    container = store.create_container(image, command, options, platform=flags.text("platform"))
+        if need_image(context, image, policy, platform=platform, quiet=flags.on("quiet")) is None:
+            from lamella.model.reference import parse_tagged
+
+            name = parse_tagged(image).familiar()
+            raise NotFound(f"No such image: {name}; bring it in with 'lamella pull {name}' or 'lamella load -i FILE'")
+    container = store.create_container(image, command, options, platform=platform)
     if options.cid_file:
         fd = os.open(options.cid_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         with os.fdopen(fd, "w") as file:

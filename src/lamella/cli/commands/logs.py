@@ -32,7 +32,9 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
     for record in records:
         sink = sinks.get(record.stream, sys.stdout.buffer)
         # The text is the container's own and goes out as it came in, colours and all, like that of `run`.
-        sink.write(f"{format_time(record.time)} ".encode() + record.text if flags.on("timestamps") else record.text)
+        stamp = f"{format_time(record.time)} ".encode() if flags.on("timestamps") else b""
+        # Between the two stand the log driver's attributes; json-file without options has none.
+        sink.write(stamp + (b" " if flags.on("details") else b"") + record.text)
         if flags.on("follow") or sink is sys.stderr.buffer:
             sink.flush()
     return 0

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lamella.cli.context import Context
     from lamella.engine.containers import Container
 
-HEADINGS = {
+HEADINGS: dict[str, object] = {
     "ID": "CONTAINER ID",
     "Image": "IMAGE",
     "Command": "COMMAND",
@@ -28,6 +28,7 @@ HEADINGS = {
     "Mounts": "MOUNTS",
     "LocalVolumes": "LOCAL VOLUMES",
     "Networks": "NETWORKS",
+    "Label": lambda key: key.rpartition(".")[2].replace("-", " ").replace("_", " "),
     "Labels": "LABELS",
 }
 
@@ -72,6 +73,7 @@ def _row(container: Container, *, size: bool, whole: bool) -> Row:
         "Mounts": ",".join(str(mount.get("Name") or mount["Source"]) for mount in container.mounts),
         "LocalVolumes": str(sum(mount["Type"] == "volume" for mount in container.mounts)),
         "Networks": ",".join(container.networks),
+        "Label": lambda key: container.labels.get(key, ""),
         "Labels": ",".join(f"{key}={value}" for key, value in sorted(container.labels.items())),
     }
 
@@ -84,7 +86,7 @@ PS = Command(
         Flag("all", "Show all containers (default shows just running)", short="a"),
         Flag(
             "filter",
-            "Filter output: ancestor, before, since, exited, id, name, label, status, volume, network",
+            "Filter output: ancestor, before, since, exited, health, id, name, label, status, volume, network",
             short="f",
             kind="filter",
             many=True,

@@ -21,8 +21,9 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
     def remove(name: str) -> str | None:
         try:
             store.container(name).remove(force=force, volumes=flags.on("volumes"))
-        except NotFound:
-            if force:
+        except NotFound as error:
+            if force:  # said, but no failure
+                context.warn(f"lamella: {error}")
                 return None
             raise
         return name

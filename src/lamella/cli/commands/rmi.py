@@ -21,8 +21,9 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
     def remove(name: str) -> str | None:
         try:
             steps = store.remove_image(name, force=force, prune=not flags.on("no-prune"))
-        except NotFound:
-            if force:
+        except NotFound as error:
+            if force:  # said, but no failure
+                context.warn(f"lamella: {error}")
                 return None
             raise
         return "\n".join(map(str, steps)) or None

@@ -10,7 +10,7 @@ from lamella.cli.commands.create import NETWORK_NOTE, make_container
 from lamella.cli.common import DETACH_KEYS
 from lamella.cli.flags import Flag, Values
 from lamella.cli.runflags import CREATE_FLAGS, read_options
-from lamella.cli.terminal import check_terminal, client_streams
+from lamella.cli.terminal import check_terminal, client_code, client_streams
 from lamella.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
         detach_keys=flags.text("detach-keys"),
         forward_signals=flags.on("sig-proxy"),
     )
-    return 0 if code is None else code
+    return client_code(context, code)
 
 
 RUN = Command(

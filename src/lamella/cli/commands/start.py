@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lamella.cli.command import Command
 from lamella.cli.common import DETACH_KEYS, each
 from lamella.cli.flags import Flag, Values
-from lamella.cli.terminal import check_terminal, client_streams
+from lamella.cli.terminal import check_terminal, client_code, client_streams
 from lamella.errors import InvalidArgument
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
             detach_keys=flags.text("detach-keys"),
             forward_signals=flags.on("sig-proxy"),
         )
-        return 0 if code is None else code
+        return client_code(context, code)
 
     def start(name: str) -> str:
         store.container(name).start()

@@ -41,7 +41,8 @@ def image_document(image: StoredImage, facts: ImageFacts) -> dict[str, object]:
         "RepoTags": tags,
         "RepoDigests": digests,
         "Parent": image.parent or "",
-        "Comment": config.comment,
+        # Docker keeps a commit's message in the history alone.
+        "Comment": config.comment or (config.history[-1].comment if config.history else ""),
         "Created": config.created or ZERO_TIME,
         "Container": config.container,
         "ContainerConfig": _settings(config.container_config or ContainerSettings(), raw.get("container_config")),

@@ -1,0 +1,1 @@
+"""Registries of the distribution-spec over HTTP: the only package that speaks to the network."""
