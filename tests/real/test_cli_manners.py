@@ -14,6 +14,9 @@ from tests.conftest import mounts_below
 from tests.real.test_cli_containers import until
 from tests.support.cli import LAMELLA, Lamella
 
+# More than any pipe holds, but not enough to fill a disk should nobody end it.
+MUCH = "yes | head -c 50000000; sleep 999"
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, base_tar: Path) -> Generator[Lamella]:
@@ -102,7 +105,9 @@ def first_bytes(store: Lamella, *arguments: str) -> int:
 @pytest.mark.parametrize("flags", [["--rm"], ["--rm", "-t"]])
 def test_a_reader_that_hangs_up_ends_a_passing_container(store: Lamella, flags: list[str]) -> None:
     before = containers(store)
-    process = subprocess.Popen([LAMELLA, "--root", store.root, "run", *flags, "base:1", "yes"], stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [LAMELLA, "--root", store.root, "run", *flags, "base:1", "sh", "-c", MUCH], stdout=subprocess.PIPE
+    )
     assert process.stdout is not None
     assert process.stdout.read(1) == b"y"
     process.stdout.close()
@@ -125,15 +130,17 @@ def test_a_reader_that_hangs_up_ends_exec(store: Lamella, running: str) -> None:
 
 def test_output_that_cannot_be_written_is_no_success(store: Lamella) -> None:
     with open("/dev/full", "wb") as full:
-        answer = subprocess.run([LAMELLA, "--root", store.root, "run", "--rm", "base:1", "echo", "x"], stdout=full)
+        answer = subprocess.run(
+            [LAMELLA, "--root", store.root, "run", "--rm", "base:1", "echo", "x"], check=False, stdout=full
+        )
     assert answer.returncode == 125
 
 
 def test_a_closed_standard_output_is_not_taken_for_a_file_of_the_store(store: Lamella) -> None:
     line = f"{LAMELLA} --root {store.root} run --rm base:1 echo written; echo $? >&2"
-    answer = subprocess.run(["sh", "-c", f"exec >&-; {line}"], capture_output=True, text=True)
+    answer = subprocess.run(["sh", "-c", f"exec >&-; {line}"], check=False, capture_output=True, text=True)
     assert answer.stderr == "0\n"
-    found = subprocess.run(["grep", "-rlx", "written", str(store.root)], capture_output=True, text=True)
+    found = subprocess.run(["grep", "-rlx", "written", str(store.root)], check=False, capture_output=True, text=True)
     assert found.stdout == ""
 
 

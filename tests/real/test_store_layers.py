@@ -337,7 +337,7 @@ def test_a_kill_while_deferred_removals_are_looked_at_loses_none(
 
 def test_a_refused_removal_is_not_done_later_because_its_process_was_killed(store: ImageStore, made: Made) -> None:
     with store.root.transaction("test") as tx:
-        rw = store.rwlayers.create(new_container_id(), top_of(store, made), tx=tx)
+        rw = store.rwlayers.create(new_container_id(), top_of(store, made), tx=tx)  # type: ignore[arg-type]
     store.rwlayers.mount(rw, "holder")
     with store.root.writing():
         killed = Transaction(store.root.tx_dir, "discard", ids=0)

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -158,6 +158,7 @@ class Exchange(BaseHTTPRequestHandler):
     """One request being answered; a behaviour may write whatever it likes, well-formed or not."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: FaultServer
     seen: Seen
 
@@ -218,16 +219,14 @@ class Exchange(BaseHTTPRequestHandler):
         except (OSError, ValueError):
             self.close_connection = True
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815 - http.server's names
 
-    def log_message(self, *arguments: object) -> None:
+    def log_message(self, *arguments: object) -> None:  # type: ignore[explicit-override]
         pass
 
-    def finish(self) -> None:
-        try:
+    def finish(self) -> None:  # type: ignore[explicit-override]
+        with suppress(OSError, ValueError):
             super().finish()
-        except (OSError, ValueError):
-            pass
 
 
 class FaultServer(ThreadingHTTPServer):
@@ -236,8 +235,8 @@ class FaultServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, host: str = "127.0.0.1", tls: Authority | None = None) -> None:
-        super().__init__((host, 0), Exchange)
+    def __init__(self, host: str = "127.0.0.1", tls: Authority | None = None, port: int = 0) -> None:
+        super().__init__((host, port), Exchange)
         self.host = f"{host}:{self.server_address[1]}"
         self.url = f"{'https' if tls else 'http'}://{self.host}"
         self.requests: list[Seen] = []
@@ -285,21 +284,21 @@ class FaultServer(ThreadingHTTPServer):
         else:
             exchange.answer(404, b'{"errors":[{"code":"NAME_UNKNOWN","message":"no such thing"}]}')
 
-    def get_request(self) -> tuple[Any, Any]:
+    def get_request(self) -> tuple[Any, Any]:  # type: ignore[explicit-override]
         connection, address = super().get_request()
         if self._context:
             connection.settimeout(5)
             connection = self._context.wrap_socket(connection, server_side=True)
         return connection, address
 
-    def handle_error(self, request: object, client_address: object) -> None:
+    def handle_error(self, request: object, client_address: object) -> None:  # type: ignore[explicit-override]
         pass
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Self:  # type: ignore[explicit-override]
         self._thread.start()
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *exc: object) -> None:  # type: ignore[explicit-override]
         self.shutdown()
         self.server_close()
         self._thread.join()
@@ -382,6 +381,45 @@ class TokenServer:
             exchange.answer(401, b"{}", www_authenticate=challenge)
 
         return behave
+
+
+@contextmanager
+def tunnel(port: int) -> Generator[tuple[str, list[bytes]]]:
+    """Run a proxy whose every CONNECT leads to *port*; yield its address and the heads it got."""
+    heads: list[bytes] = []
+
+    def relay(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    def serve(client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", port)) as server:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += client.recv(4096)
+            heads.append(head)
+            client.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
+            back = threading.Thread(target=relay, args=(server, client))
+            back.start()
+            relay(client, server)
+            back.join()
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(16)
+        accepting = threading.Thread(target=accept)
+        accepting.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}", heads
+        listener.shutdown(socket.SHUT_RDWR)
+        accepting.join()
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def test_one_argument_may_hold_several_instructions_and_none() -> None:
         ("HEALTHCHECK CMD", "Missing command after HEALTHCHECK CMD"),
         ("HEALTHCHECK --interval=5s", "HEALTHCHECK requires at least one argument"),
         ("HEALTHCHECK --interval=1us CMD a", 'Interval "interval" cannot be less than 1ms'),
-        ("HEALTHCHECK --interval=x CMD a", "invalid duration"),
+        ("HEALTHCHECK --interval=x CMD a", 'time: invalid duration "x"'),
         ("HEALTHCHECK --retries=x CMD a", "--retries"),
         ("HEALTHCHECK --foo=1 CMD a", "Unknown flag of HEALTHCHECK: foo"),
         ("HEALTHCHECK NONE x", "HEALTHCHECK NONE takes no arguments"),

@@ -10,9 +10,10 @@ import stat
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from lamella.build.writer import Metadata, TreeWriter
+from lamella.build.writer import Metadata, Piece, TreeWriter
 from lamella.changeset.compression import iter_decompressed
 from lamella.changeset.entry import Entry, Kind, entry_path
+from lamella.changeset.limits import within_space
 from lamella.changeset.tarheader import BLOCK, Header
 from lamella.changeset.tario import TarReader, open_tar
 from lamella.errors import DataLoss, InvalidArgument, Unsupported
@@ -39,7 +40,7 @@ def is_archive(file: BinaryIO) -> bool:
 
 def unpack(file: BinaryIO, directory: Root) -> None:
     """Unpack an archive below `directory`; raises InvalidArgument or DataLoss for a bad one."""
-    chunks = iter_decompressed(file)
+    chunks = within_space(iter_decompressed(file), directory.fd)
     reader = open_tar(lambda: next(chunks, b""))
     writer = TreeWriter(directory)
     try:
@@ -71,8 +72,8 @@ def _unpack_entry(entry: Entry, reader: TarReader, writer: TreeWriter) -> None:
         writer.node(path, kind, os.makedev(entry.major, entry.minor), metadata)
 
 
-def _data(entry: Entry, reader: TarReader) -> Iterator[bytes | memoryview]:
-    """Give a member's data, the holes of a sparse one filled with zeros."""
+def _data(entry: Entry, reader: TarReader) -> Iterator[Piece]:
+    """Give a member's data and holes."""
     if entry.sparse is None:
         yield from reader.pieces()
         return
@@ -80,7 +81,7 @@ def _data(entry: Entry, reader: TarReader) -> Iterator[bytes | memoryview]:
     piece: memoryview = memoryview(b"")
     position = 0
     for offset, length in entry.sparse:
-        yield from _zeros(offset - position)
+        yield offset - position
         left = length
         while left:
             if not piece:
@@ -89,10 +90,4 @@ def _data(entry: Entry, reader: TarReader) -> Iterator[bytes | memoryview]:
             left -= len(taken)
             yield taken
         position = offset + length
-    yield from _zeros(entry.real_size - position)
-
-
-def _zeros(count: int) -> Iterator[bytes]:
-    while count > 0:
-        yield bytes(min(count, 1 << 20))
-        count -= 1 << 20
+    yield entry.real_size - position

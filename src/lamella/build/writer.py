@@ -22,7 +22,10 @@ _CAPABILITY = "security.capability"
 _CHUNK = 1 << 20
 _NO_COPY_RANGE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})
 
-Content = int | Iterable[bytes | memoryview]
+Piece = bytes | memoryview | int
+"""Data, or the length of a hole: no archive can have zeros without end written."""
+
+Content = int | Iterable[Piece]
 """An open file, or pieces."""
 
 
@@ -90,7 +93,11 @@ class TreeWriter:
                 _copy_content(content, fd, size)
             else:
                 for piece in content:
-                    _write(fd, piece)
+                    if isinstance(piece, int):
+                        os.lseek(fd, piece, os.SEEK_CUR)
+                    else:
+                        _write(fd, piece)
+                os.ftruncate(fd, size)
             os.fchown(fd, metadata.uid, metadata.gid)  # always: a set-group-ID directory has given its group
             os.fchmod(fd, metadata.mode)
             if metadata.capability is not None:

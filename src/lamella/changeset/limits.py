@@ -6,6 +6,7 @@ Numbers, and the check of free space; the readers and the writer in this package
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from lamella.errors import Unavailable
@@ -44,3 +45,14 @@ def require_space(fd: int, limits: Limits = DEFAULT_LIMITS) -> None:
     floor = min(space.f_blocks * space.f_frsize // limits.reserve_share, limits.reserve_bytes)
     if space.f_bavail * space.f_frsize < floor:
         raise Unavailable("the store's file system is nearly full: remove images with `lamella image prune`")
+
+
+def within_space(pieces: Iterable[bytes], fd: int, limits: Limits = DEFAULT_LIMITS) -> Iterator[bytes]:
+    """Pass on what is to be written to the file system of *fd*, looking at its free space now and then."""
+    left = 0
+    for piece in pieces:
+        if left <= 0:
+            require_space(fd, limits)
+            left = SPACE_EVERY
+        left -= len(piece)
+        yield piece

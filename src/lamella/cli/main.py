@@ -152,7 +152,9 @@ def _perform(entry: Entry, command: Command, options: Values, values: Values, re
         except _Terminated:
             return TERMINATED
         except UsageError as error:
-            print_error(f"lamella: {describe(error)}\nSee 'lamella {entry.name} --help'.")
+            # Code 1 is for what is no misspelling: help would not help.
+            hint = "" if error.code == 1 else f"\nSee 'lamella {entry.name} --help'."
+            print_error(f"lamella: {describe(error)}{hint}")
             return error.code
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the outermost frame: one line, not a traceback
             if options.on("debug"):

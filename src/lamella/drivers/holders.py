@@ -144,7 +144,10 @@ class Holders:
         directory = self._directory / layer
         with ExitStack() as stack:
             while True:
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                # Not Path.mkdir(exist_ok=True): it fails if the directory goes between its two looks.
+                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with suppress(FileExistsError):
+                    os.mkdir(directory, 0o700)
                 if link := _link_in(directory):
                     raise Unavailable(f"{link}: a symbolic link stands where mounts are counted; remove it")
                 with suppress(FileNotFoundError):

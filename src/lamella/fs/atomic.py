@@ -16,11 +16,14 @@ def _digits() -> str:
     return str(int.from_bytes(os.urandom(4), "big"))
 
 
-def write_file(path: Path, data: bytes, *, mode: int = 0o600, sync: bool = True) -> None:
+def write_file(
+    path: Path, data: bytes, *, mode: int = 0o600, sync: bool = True, sync_directory: bool | None = None
+) -> None:
     """Replace or make the file *path*.
 
     With *sync* it is on disk, name included, when this returns.  Without, it is still the old or the new for every
-    reader, but after a power cut only if the file system was synced since.  What *path* was is replaced, not followed.
+    reader, but after a power cut only if the file system was synced since.  With *sync* but not *sync_directory* a power
+    cut may undo it whole, until the directory is synced.  What *path* was is replaced, not followed.
     """
     directory, name = os.path.split(os.fspath(path))
     draft = os.path.join(directory, f".tmp-{name}{_digits()}")
@@ -40,7 +43,7 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o600, sync: bool = True)
         with suppress(OSError):
             os.unlink(draft)
         raise
-    if sync:
+    if sync if sync_directory is None else sync_directory:
         fsync_dir(Path(directory or "."))
 
 

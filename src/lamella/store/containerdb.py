@@ -344,7 +344,8 @@ class ContainerDB:
                 if _LEFTOVER.fullmatch(name):
                     (path / name).unlink(missing_ok=True)
             if host_config or previous is None:
-                write_file(path / HOST_CONFIG, encode(record.host_config, newline=True), mode=0o600, sync=sync)
+                host = encode(record.host_config, newline=True)
+                write_file(path / HOST_CONFIG, host, mode=0o600, sync=sync, sync_directory=False)
             write_file(path / CONFIG, encode(record.config, newline=True), mode=0o600, sync=sync)
 
     def remove(self, id: ContainerID) -> None:  # noqa: A002  (the vocabulary's word)

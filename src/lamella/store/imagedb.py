@@ -4,7 +4,8 @@
 ``parent``, ``lastUpdated`` and ``builtLocally``.  References are ``tags``; what may be removed is the engine's decision.
 
 Commit point: the rename of the config.  It is written after the layers it names and refused before; the metadata
-follow it.  Removal takes the metadata first, then the config, and the layers last.
+follow it, and the last of them may be lost if the power goes.  Removal takes the metadata first, then the config, and
+the layers last.
 """
 
 from __future__ import annotations
@@ -144,6 +145,8 @@ class ImageDB:
         """
         config = decode_image_config(raw)
         image_id = ImageID(digest_of(raw))
+        if tx is not None:
+            self.announce(image_id, tx)
         self._root.flush()
         with self._root.writing():
             for chain in chain_ids(config.diff_ids):
@@ -156,7 +159,8 @@ class ImageDB:
                     tx.sync()
                 write_file(path, raw, mode=0o600)
             if parent is not None:
-                self._write_metadata(image_id, "parent", parent.encode())
+                # Whoever finds it empty, as an unsynced file may be after a power cut, takes it for damage.
+                self._write_metadata(image_id, "parent", parent.encode(), sync=True)
             if built_locally:
                 self._write_metadata(image_id, "builtLocally", b"\x01")
         return image_id
@@ -216,13 +220,12 @@ class ImageDB:
             self._root.report(str(error))
             return None
 
-    def _write_metadata(self, image_id: ImageID, key: str, content: bytes) -> None:
+    def _write_metadata(self, image_id: ImageID, key: str, content: bytes, *, sync: bool = False) -> None:
         directory = self.metadata / hex_of(image_id)
         if not is_directory(directory):
             directory.unlink(missing_ok=True)  # a link would have us write where it leads
             os.mkdir(directory, 0o700)
-            fsync_dir(self.metadata)
-        write_file(directory / key, content, mode=0o600)
+        write_file(directory / key, content, mode=0o600, sync=sync, sync_directory=False)
 
 
 def _image_id(name: str) -> ImageID:

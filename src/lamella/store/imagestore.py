@@ -98,7 +98,11 @@ class ImageStore:
                 yield image
 
     def commit(self, tx: Transaction, tags: Mapping[str, ImageID]) -> None:
-        """Decide a transaction and set its references: after a kill at any point, all of them are set or none."""
+        """Decide a transaction and set its references: after a kill at any point, all of them are set or none.
+
+        The rename that sets the references decides by itself where each new image has one; else a line in the record
+        does, for recovery to go on from.
+        """
         if tags:
             tx.flush()
             with self.root.writing():
@@ -106,7 +110,8 @@ class ImageStore:
                 for image in tags.values():
                     if not self.images.exists(image):
                         raise Conflict(f"image {image} was removed by another process meanwhile; try again")
-                tx.commit(tags)
+                if not set(tx.intent.images) <= set(tags.values()):
+                    tx.commit(tags)
                 self.tags.set_many(tags)
         else:
             tx.commit({})

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 from lamella.changeset.compression import Compression, iter_decompressed, sniff_compression
 from lamella.changeset.entry import Entry, Kind, show
-from lamella.changeset.limits import SPACE_EVERY, require_space
+from lamella.changeset.limits import within_space
 from lamella.changeset.tario import ByteSource, TarReader
 from lamella.errors import InvalidArgument, NotFound
 from lamella.fs.rooted import Root
@@ -215,14 +215,9 @@ def _plain_fd(stream: BinaryIO) -> int | None:
 
 def _spooled(stream: BinaryIO, directory: Path) -> int:
     fd = open_nameless(directory)
-    written = next_look = 0
     try:
         with open(fd, "wb", buffering=0, closefd=False) as sink:
-            for piece in iter_decompressed(stream):
-                if written >= next_look:
-                    require_space(fd)
-                    next_look = written + SPACE_EVERY
-                written += len(piece)
+            for piece in within_space(iter_decompressed(stream), fd):
                 view = memoryview(piece)
                 while view:
                     view = view[sink.write(view) :]

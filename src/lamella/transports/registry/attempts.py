@@ -18,11 +18,12 @@ _LONGEST_BACKOFF = 30.0
 class Attempts:
     """Counts the tries of one task and waits between them.
 
-    Five retries without progress and ``retry_time`` seconds in all are the end of it.
+    So many retries without progress, or ``retry_time`` seconds in all, are the end of it.
     """
 
-    def __init__(self, settings: RegistrySettings, closed: threading.Event) -> None:
+    def __init__(self, settings: RegistrySettings, closed: threading.Event, *, retries: int = RETRIES) -> None:
         self._settings = settings
+        self._retries = retries
         self._closed = closed
         self._failed = 0
         self._since = time.monotonic()
@@ -46,7 +47,7 @@ class Attempts:
                 ) from fault
             wait = max(wait, fault.retry_after)
         left = self._since + self._settings.retry_time - time.monotonic()
-        if self._failed > RETRIES or wait > left:
+        if self._failed > self._retries or wait > left:
             raise Unavailable(f"{fault}; gave up after {self._failed} tries, try again later") from fault
         self._closed.wait(wait)
 

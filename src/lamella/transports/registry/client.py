@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
-from lamella.errors import Cancelled, DigestMismatch, InvalidArgument, LamellaError
+from lamella.errors import Cancelled, DigestMismatch, InvalidArgument, LamellaError, Unavailable
 from lamella.model.digest import Digest, digest_of, parse_digest
 from lamella.model.documents import MANIFEST_LIMIT, decode_object
 from lamella.model.reference import Reference
@@ -71,6 +71,8 @@ class RegistryClient:
             for endpoint in plan_endpoints(reference, settings, pull=actions == "pull")
         ]
         self._own = self._sessions[-1]
+        # What was dropped may still be in use by another thread.
+        self._dropped: set[Session] = set()
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -204,12 +206,13 @@ class RegistryClient:
 
     def drop_mirrors(self) -> None:
         """Ask no mirror any more: one of them served what was not what it should be."""
-        with self._lock:
-            self._sessions = [self._own]
+        self._drop(*(session for session in self._sessions if session is not self._own))
 
     def close(self) -> None:
         """Cut all transfers under way, which end with Cancelled, and let go of all connections."""
-        for session in {*self._sessions, self._own}:
+        with self._lock:
+            sessions = [*self._sessions, *self._dropped]
+        for session in sessions:
             session.close()
 
     def _first(self, ask: Callable[[Session], T]) -> T:
@@ -219,10 +222,18 @@ class RegistryClient:
                 return ask(session)
             except Cancelled:
                 raise
-            except LamellaError:
+            except LamellaError as problem:
                 if session is self._own:
                     raise
+                if isinstance(problem, Unavailable):
+                    # Once is enough to find a mirror dead.
+                    self._drop(session)
         raise AssertionError
+
+    def _drop(self, *sessions: Session) -> None:
+        with self._lock:
+            self._sessions = [each for each in self._sessions if each not in sessions]
+            self._dropped.update(sessions)
 
     def _list_tags(self, session: Session) -> list[str]:
         what = f"tags of {session.where}"

@@ -31,8 +31,7 @@ _PIECE = 256 << 10
 class Fault(Unavailable):
     """An exchange that came to nothing; with *retryable* another may not.
 
-    *handshake* marks one that ended before TLS was up, *untrusted* one that ended with a certificate, *retry_after* is
-    what the server asked for, in seconds.
+    *handshake* marks one that ended before TLS was up, *retry_after* is what the server asked for, in seconds.
     """
 
     def __init__(
@@ -41,13 +40,11 @@ class Fault(Unavailable):
         *,
         retryable: bool = True,
         handshake: bool = False,
-        untrusted: bool = False,
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.retryable = retryable
         self.handshake = handshake
-        self.untrusted = untrusted
         self.retry_after = retry_after
 
 
@@ -142,7 +139,7 @@ class Transport:
 
     def __init__(self, endpoint: Endpoint, settings: RegistrySettings) -> None:
         self._settings = settings
-        self._trust = Trust(endpoint, settings)
+        self.trust = Trust(endpoint, settings)
         self._wire = Wire(settings.stall_time)
         self._managers: dict[Origin, urllib3.PoolManager] = {}
         self._lock = threading.Lock()
@@ -215,9 +212,9 @@ class Transport:
         if isinstance(cause, HandshakeFailed) and cause.__cause__ is not None:
             cause = cause.__cause__
         if isinstance(cause, ssl.SSLCertVerificationError):
-            advice = self._trust.advice(location.origin)
+            advice = self.trust.advice(location.origin)
             reason = f"its certificate is not trusted ({cause.verify_message}); {advice}"
-            return Fault(f"{shown}: {reason}", retryable=False, handshake=True, untrusted=True)
+            return Fault(f"{shown}: {reason}", retryable=False, handshake=True)
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
             said = (cause.reason or str(cause)).replace("_", " ").lower()
             hint = "; if it speaks plain HTTP, name it insecure" if handshake and "version" in said else ""
@@ -227,7 +224,10 @@ class Transport:
         broken = isinstance(cause, http.client.HTTPException)
         if broken and not isinstance(cause, (http.client.RemoteDisconnected, http.client.IncompleteRead)):
             return Fault(f"{shown}: its answer is not HTTP: {_line(cause)}", retryable=False)
-        return Fault(f"{shown}: {_reason(cause, self._settings)}", handshake=handshake)
+        phase = "TLS could not be set up: " if handshake else ""
+        if isinstance(problem, exceptions.ProxyError):
+            phase = "the proxy does not answer: "
+        return Fault(f"{shown}: {phase}{_reason(cause, self._settings)}", handshake=handshake)
 
     def _check_open(self) -> None:
         if self.closed.is_set():
@@ -243,7 +243,7 @@ class Transport:
     def _new_manager(self, origin: Origin, proxy: str | None) -> urllib3.PoolManager:
         options: dict[str, Any] = {"maxsize": self._settings.max_parallel * 4, "block": False}
         if origin.scheme == "https":
-            options["ssl_context"] = self._trust.context(origin)
+            options["ssl_context"] = self.trust.context(origin)
         manager: urllib3.PoolManager
         if proxy is None:
             manager = urllib3.PoolManager(**options)
@@ -309,10 +309,10 @@ def _reason(cause: BaseException, settings: RegistrySettings) -> str:
     match cause:
         case exceptions.NameResolutionError():
             return "its name cannot be resolved; see that the name and the network are right"
-        case exceptions.ConnectTimeoutError():
-            return f"no connection within {settings.connect_time:g} s; see that the network reaches it"
         case exceptions.NewConnectionError():
             return f"no connection ({str(cause).rpartition(': ')[2]}); see that it runs and the network reaches it"
+        case exceptions.ConnectTimeoutError():
+            return f"no connection within {settings.connect_time:g} s; see that the network reaches it"
         case exceptions.ReadTimeoutError() | TimeoutError():
             return f"the transfer stalled for {settings.stall_time:g} s"
         case http.client.IncompleteRead() | exceptions.IncompleteRead():

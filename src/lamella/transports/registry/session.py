@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from lamella.errors import InvalidArgument, LamellaError, NotFound, Unauthorized, Unavailable
 from lamella.model.documents import decode_object
-from lamella.transports.registry.attempts import Attempts, retry_after
+from lamella.transports.registry.attempts import RETRIES, Attempts, retry_after
 from lamella.transports.registry.auth import Authorizer
 from lamella.transports.registry.hosts import (
     Endpoint,
@@ -55,12 +55,16 @@ class Session:
         self.scopes = scopes
         self._transport = Transport(endpoint, settings)
         self._auth = Authorizer(endpoint, repository, keychain, settings)
-        self._scheme: str | None = None if len(endpoint.schemes) > 1 else endpoint.schemes[0]
+        # Where an authority was given, TLS is wanted, and nothing else will do.
+        sure = len(endpoint.schemes) == 1 or self._transport.trust.is_vouched()
+        self._scheme: str | None = endpoint.schemes[0] if sure else None
         self._lock = threading.Lock()
 
     def attempts(self) -> Attempts:
         """Start counting the tries of a task."""
-        return Attempts(self.settings, self._transport.closed)
+        # Another server stands behind a mirror: it is not worth waiting for.
+        retries = 1 if self.endpoint.mirror else RETRIES
+        return Attempts(self.settings, self._transport.closed, retries=retries)
 
     def location(self, tail: str) -> Location:
         """Return where *tail* of the repository (``blobs/…``) is."""
@@ -203,8 +207,7 @@ class Session:
             try:
                 return self._probe("https")
             except Fault as fault:
-                # A certificate that an authority of certs.d should vouch for and does not is no reason to go without.
-                if not fault.handshake or fault.untrusted:
+                if not fault.handshake:
                     attempts.failed(fault)
                     continue
                 try:

@@ -33,6 +33,11 @@ class Trust:
                 made = self._made[origin] = self._make(origin)
         return made
 
+    def is_vouched(self) -> bool:
+        """Tell whether an authority was given for the registry itself, which then must vouch for it."""
+        own = self._directories(self._endpoint.name, self._endpoint.origin)
+        return any(_files(directory, ".crt") for directory in own)
+
     def advice(self, origin: Origin) -> str:
         """Say what makes *origin* trusted."""
         return f"put its authority into {self._certs_dir / origin.authority}/ca.crt"
