@@ -353,3 +353,24 @@ def test_the_library_runs_a_container_from_end_to_end(store: Lamella, tmp_path: 
         container.remove()
         assert opened.find_container("library") is None
         assert str(image.remove()[0]) == "Untagged: library:1"
+
+
+@pytest.mark.parametrize("command", [("tag", "base:1"), ("import", "BASE"), ("build", "-q", "CONTEXT", "-t")])
+def test_a_digest_cannot_be_given_as_a_name(
+    store: Lamella, base_tar: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM base:1\n")
+    words = [{"BASE": str(base_tar), "CONTEXT": str(tmp_path)}.get(word, word) for word in command]
+    answer = store.try_run(*words, f"x@sha256:{'a' * 64}")
+    assert answer.returncode != 0
+    assert "refusing to create a tag with a digest reference" in answer.stderr
+    assert store.run("images", "-q").count("\n") == 0
+
+
+def test_a_name_is_not_given_to_an_image_that_another_process_removed(store: Lamella) -> None:
+    with lamella.Store.open(store.root) as library:
+        image = library.image("base:1")
+        store.run("rmi", "base:1")
+        with pytest.raises(lamella.Conflict):
+            image.tag("ghost:1")
+    assert "ghost" not in (store.root / "image/overlay2/repositories.json").read_text()

@@ -51,7 +51,7 @@ from lamella.model.gojson import format_time, now
 from lamella.model.ids import new_container_id
 from lamella.model.imageconfig import ContainerSettings
 from lamella.model.platform import Platform, host_platform, parse_platform
-from lamella.model.reference import Reference, parse_tagged
+from lamella.model.reference import Reference, parse_new_name
 from lamella.store.imagestore import ImageStore
 from lamella.store.transactions import Transaction
 
@@ -70,7 +70,7 @@ def build_image(site: Site, context: Path | BinaryIO, options: BuildOptions, *, 
     a command fails; the steps before it stay as cache.
     """
     store = site.store
-    tags = [parse_tagged(tag) for tag in options.tags]
+    tags = [parse_new_name(tag) for tag in options.tags]
     if options.network not in ("host", "none", "default", ""):
         raise InvalidArgument(f"network {options.network!r} is not known to build: use host or none")
     with ExitStack() as stack:

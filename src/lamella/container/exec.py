@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import stat
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -82,7 +81,7 @@ def exec_container(
         privileged=privileged,
         size=read_terminal_size(streams.stdin) if terminal and streams and streams.stdin is not None else None,
     )
-    name = f"exec-{secrets.token_hex(8)}"
+    name = f"exec-{os.urandom(8).hex()}"
     document, log = run.path / f"{name}.json", run.path / f"{name}.log"
     try:
         document.write_bytes(encode(process))

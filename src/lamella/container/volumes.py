@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, cast
@@ -177,7 +176,7 @@ def make_mount_points(planned: Sequence[Planned], volumes: Volumes) -> dict[str,
             continue
         name, source = "", one.source
         if one.kind == "volume":
-            name = one.source or secrets.token_hex(32)
+            name = one.source or os.urandom(32).hex()
             source = str(volumes.ensure(name))
         table[one.destination] = {
             "Source": source if one.kind == "bind" else "",
@@ -218,7 +217,7 @@ def fill_volumes(planned: Sequence[Planned], table: Mapping[str, object], volume
 def _replace_with_copy(source: int, content: Path) -> None:
     from lamella.fs.tree import copy_tree, remove_tree
 
-    draft = content.parent / f".copy-{secrets.token_hex(8)}"
+    draft = content.parent / f".copy-{os.urandom(8).hex()}"
     try:
         # The descriptor was resolved inside the container's root; "." below it follows nothing more.  A Path would
         # drop that dot, and the magic link itself is no directory.

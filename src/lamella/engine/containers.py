@@ -373,12 +373,12 @@ class Container:
         are not part of it.  It is frozen meanwhile unless *pause* is off.
         """
         from lamella.container.commit import commit_container
-        from lamella.model.reference import parse_tagged
+        from lamella.model.reference import parse_new_name
 
         made = commit_container(
             self._opened.site,
             self.id,
-            None if reference is None else parse_tagged(reference),
+            None if reference is None else parse_new_name(reference),
             author=author,
             message=message,
             changes=changes,

@@ -13,7 +13,7 @@ from lamella.engine.views.image import HistoryStep, ImageFacts, image_document, 
 from lamella.errors import NotFound, Unsupported
 from lamella.model.gojson import parse_time
 from lamella.model.ids import new_container_id, short_id
-from lamella.model.reference import Reference, parse_tagged
+from lamella.model.reference import Reference, parse_new_name
 
 if TYPE_CHECKING:
     from lamella.engine.opened import Opened
@@ -167,7 +167,7 @@ class Image:
         """Give the image the name *reference*, away from the image that had it; durable on return."""
         parts = self._opened.parts
         with parts.root.writing():
-            parts.tags.set(parse_tagged(reference), self.id)
+            parts.name_images({parse_new_name(reference).familiar(): self.id})
             parts.images.touch(self.id)
 
     def remove(self, *, force: bool = False, prune: bool = True) -> list[Removed]:

@@ -11,7 +11,7 @@ from lamella.engine.images import Image, get_image
 from lamella.errors import InvalidArgument, NotFound
 from lamella.model.digest import ImageID
 from lamella.model.progress import Reporter
-from lamella.model.reference import Reference, parse_reference, parse_tagged
+from lamella.model.reference import Reference, parse_new_name, parse_reference
 
 if TYPE_CHECKING:
     from lamella.engine.opened import Opened
@@ -90,7 +90,7 @@ def import_image(
         image = import_filesystem(
             opened.parts,
             source,
-            reference=None if reference is None else parse_tagged(reference),
+            reference=None if reference is None else parse_new_name(reference),
             changes=changes,
             message=message,
             platform=parse_platform(platform) if platform else host_platform(),

@@ -101,6 +101,14 @@ def parse_tagged(text: str) -> Reference:
     return reference
 
 
+def parse_new_name(text: str) -> Reference:
+    """Parse a name to be given to an image: ``:latest`` is added, and a digest, which is nobody's to give, refused."""
+    reference = parse_tagged(text)
+    if reference.digest is not None:
+        raise InvalidArgument(f"refusing to create a tag with a digest reference: {text}")
+    return reference
+
+
 def _split_domain(text: str) -> tuple[str, str]:
     """Split off the registry; the first component is one if it could not be a Docker Hub user's name."""
     first, slash, rest = text.partition("/")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lamella.errors import Conflict, DataLoss, NotFound
@@ -107,14 +107,23 @@ class ImageStore:
             tx.flush()
             with self.root.writing():
                 self.tags.check(tags)  # after the decision nothing may be refused any more
-                for image in tags.values():
-                    if not self.images.exists(image):
-                        raise Conflict(f"image {image} was removed by another process meanwhile; try again")
+                self._require(tags.values())
                 if not set(tx.intent.images) <= set(tags.values()):
                     tx.commit(tags)
                 self.tags.set_many(tags)
         else:
             tx.commit({})
+
+    def name_images(self, tags: Mapping[str, ImageID]) -> None:
+        """Point familiar references at images of the store by one rename; Conflict if one has gone meanwhile."""
+        with self.root.writing():
+            self._require(tags.values())
+            self.tags.set_many(tags)
+
+    def _require(self, images: Iterable[ImageID]) -> None:
+        for image in images:
+            if not self.images.exists(image):
+                raise Conflict(f"image {image} was removed by another process meanwhile; try again")
 
     def delete_image(self, id: ImageID) -> list[ChainID]:  # noqa: A002  (the vocabulary's word)
         """Remove an image's config and the layers that nothing else needs; return what layers went, top first."""

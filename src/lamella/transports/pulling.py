@@ -114,7 +114,7 @@ def pull(
         known = store.tags.read()
         moved = {key: image for key, image in tags.items() if known.get(key) != image}
         if moved:
-            store.tags.set_many(moved)
+            store.name_images(moved)
         return Pulled(image_id, actual, reference, fresh=bool(moved))
     with space_explained(manifest.config.digest):
         config = fetch_small(repository, manifest.config, CONFIG_LIMIT, "config")

@@ -106,7 +106,7 @@ def push(
         for diff_id, layer in zip(image.config.diff_ids, layers, strict=True):
             store.distribution.put(diff_id, layer.digest, work.source(layer.digest))
         keep_manifest(store, image.id, raw)
-        store.tags.set_many({reference.repository().with_digest(digest).familiar(): image.id})
+        store.name_images({reference.repository().with_digest(digest).familiar(): image.id})
     return Pushed(digest, len(raw), reference, same)
 
 

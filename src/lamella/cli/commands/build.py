@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 def run(context: Context, flags: Values, arguments: list[str]) -> int:
     """Build and print the image's ID, steps and their output going before it."""
-    from lamella.model.reference import parse_tagged
+    from lamella.model.reference import parse_new_name
 
-    tags = [parse_tagged(tag).familiar() for tag in flags.many("tag")]  # before anything is touched
+    tags = [parse_new_name(tag).familiar() for tag in flags.many("tag")]  # before anything is touched
     source = arguments[0]
     if "://" in source or source.startswith("git@"):
         raise Unsupported(f"{source}: a build context is a directory, or - for a Dockerfile or tar on standard input")

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 def run(context: Context, flags: Values, arguments: list[str]) -> int:
     """Commit the container and print the image's ID."""
-    from lamella.model.reference import parse_tagged
+    from lamella.model.reference import parse_new_name
 
-    reference = parse_tagged(arguments[1]).familiar() if len(arguments) > 1 else None
+    reference = parse_new_name(arguments[1]).familiar() if len(arguments) > 1 else None
     image = (
         context.store()
         .container(arguments[0])

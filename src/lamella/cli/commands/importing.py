@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 def run(context: Context, flags: Values, arguments: list[str]) -> int:
     """Import the tar and print the image's ID."""
-    from lamella.model.reference import parse_tagged
+    from lamella.model.reference import parse_new_name
 
     source = arguments[0]
     if "://" in source:
         raise Unsupported(
             f"{source}: lamella does not download; fetch it first, e.g. curl -L {source} | lamella import -"
         )
-    reference = parse_tagged(arguments[1]).familiar() if len(arguments) > 1 else None
+    reference = parse_new_name(arguments[1]).familiar() if len(arguments) > 1 else None
     store = context.store()
     with archive_source("" if source == "-" else source, what="tar") as stream, reporting(quiet=False) as report:
         image = store.import_image(

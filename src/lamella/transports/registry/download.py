@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-from lamella.errors import DataLoss, Unavailable
+from lamella.errors import DataLoss, LamellaError, Unavailable
 from lamella.model.digest import Digest
 from lamella.transports.registry.http import Answer, Fault
 from lamella.transports.registry.session import Session
@@ -196,6 +196,10 @@ class Download:
                 # With all bytes here it matters no more whether the answer ended well.
                 failure = fault if self.position != self._part.stop else None
                 break
+            except LamellaError:
+                # What came before a cancellation may be kept for a later try.
+                self._flush()
+                raise
             if not data:
                 break
             new = stream.position - self.position
