@@ -1,6 +1,8 @@
 """``python -m bench.pull [ROUNDS] [IMAGE…]``: one registry, four images, lamella, dockerd and podman in turn, cold.
 
 Each pull goes into a store that is new, in an order that turns from round to round; a daemon's start is not counted.
+No store is removed before the end: for minutes ext4 looks at every inode that was deleted lately before it gives out a
+new one, which would cost whoever comes next seconds (``recently_deleted`` in a profile).  That takes some 40 GB.
 Beside them stands the floor, the same layers by ``curl | decompress | tar x`` one after another, and what each part of
 the work costs alone: the network, inflating, hashing, writing, and the one sync that only lamella's pull ends with.
 """
@@ -19,6 +21,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,6 +134,11 @@ def publish(registry: RealRegistry, kind: str, layers: list[Path]) -> Image:
     assert connection.getresponse().status == 201
     connection.close()
     return Image(f"{registry.host}/{repository}:1", layers)
+
+
+def make_image(registry: RealRegistry, kind: str, place: Path) -> Image:
+    """Make one of the images and put it into the registry."""
+    return publish(registry, kind, make_layers(place, kind))
 
 
 def in_a_child(make: Callable[[], Image]) -> Image:
@@ -278,7 +286,6 @@ def measure(image: Image, rounds: int, scratch: Path) -> dict[str, list[Timing]]
             timing = PULLS[name](image, place)
             os.sync()  # what an engine left in memory is written sooner or later, unless it is removed
             timings[name].append(timing._replace(written=disk_written(scratch) - before))
-            subprocess.run(["rm", "-rf", str(place)], check=True)
     return timings
 
 
@@ -305,15 +312,11 @@ def main() -> None:
         for kind in kinds:
             place = Path(directory, kind)
             (place / "layers").mkdir(parents=True)
-            image = in_a_child(
-                lambda place=place, kind=kind: publish(registry, kind, make_layers(place / "layers", kind))
-            )  # type: ignore[misc]
+            image = in_a_child(partial(make_image, registry, kind, place / "layers"))
             (place / "parts").mkdir()
             alone = parts(image, place / "parts")
-            subprocess.run(["rm", "-rf", str(place / "parts")], check=True)
             measure(image, 1, place)  # warm the page cache and each program's own files
             show(kind, image, measure(image, rounds, place), alone)
-            subprocess.run(["rm", "-rf", str(place)], check=True)
 
 
 if __name__ == "__main__":
