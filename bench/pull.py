@@ -226,7 +226,8 @@ def floor(image: Image, place: Path) -> Timing:
 
 def blob_url(image: Image, layer: Path) -> str:
     host, _, rest = image.name.partition("/")
-    digest = hashlib.sha256(layer.read_bytes()).hexdigest()
+    with layer.open("rb") as raw:
+        digest = hashlib.file_digest(raw, "sha256").hexdigest()
     return f"http://{host}/v2/{rest.rpartition(':')[0]}/blobs/sha256:{digest}"
 
 

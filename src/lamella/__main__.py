@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 
-def main() -> int:
-    """Run the command line on this process's arguments and return its exit code."""
+def main() -> NoReturn:
+    """Run the command line on this process's arguments and exit with its code."""
     _fill_descriptors()
     from lamella.cli.main import run
 
-    return run(sys.argv[1:])
+    code = run(sys.argv[1:])
+    with suppress(OSError):
+        sys.stderr.flush()
+    # All is flushed and given back by now; taking the interpreter apart would cost the user a few milliseconds more.
+    os._exit(code)
 
 
 def _fill_descriptors() -> None:
@@ -28,4 +34,4 @@ def _fill_descriptors() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -21,7 +21,8 @@ from lamella.container.commit import commit_container
 from lamella.container.ending import remove_container
 from lamella.container.exec import exec_container
 from lamella.container.export import export_container
-from lamella.container.lifecycle import kill_container, pause_container, start_container, stop_container
+from lamella.container.freezing import pause_container
+from lamella.container.lifecycle import kill_container, start_container, stop_container
 from lamella.container.session import attach_container, iter_logs
 from lamella.container.state import State
 from lamella.container.status import live_state

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lamella.container import ending, lifecycle
+from lamella.container import ending, freezing, lifecycle
 from lamella.container.ending import clean_up, remove_container
 from lamella.container.lifecycle import kill_container, start_container, stop_container, wait_container
 from lamella.container.session import iter_logs, run_attached
@@ -214,14 +214,14 @@ def test_pause_freezes_and_a_paused_container_can_be_killed(yard: Yard) -> None:
     container = yard.create("sh", "-c", "while :; do echo tick; sleep 0.01; done")
     start_container(yard.site, container.id)
     eventually(lambda: list(iter_logs(yard.site, container.id)))
-    lifecycle.pause_container(yard.site, container.id)
+    freezing.pause_container(yard.site, container.id)
     assert live_state(yard.site, yard.record(container)) is State.PAUSED
     with pytest.raises(Conflict, match="already paused"):
-        lifecycle.pause_container(yard.site, container.id)
+        freezing.pause_container(yard.site, container.id)
     with pytest.raises(Conflict, match="paused"):
         remove_container(yard.site, container.id)
-    lifecycle.unpause_container(yard.site, container.id)
-    lifecycle.pause_container(yard.site, container.id)
+    freezing.unpause_container(yard.site, container.id)
+    freezing.pause_container(yard.site, container.id)
     kill_container(yard.site, container.id)
     assert yard.record(container).exit_code == 137
     assert recorded_state(yard.record(container)) is State.EXITED

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import BinaryIO, Final, Self
 
@@ -19,6 +19,8 @@ from lamella.errors import InvalidArgument
 from lamella.model.digest import PREFIX, DiffID, Digest
 
 _DEPTH: Final = 8
+_UNAIDED: Final = 2
+"""Pieces read before a thread is worth its start; most layers of a build have no more."""
 _PATIENCE: Final = 5.0
 
 
@@ -43,9 +45,13 @@ class Inflow:
         """Packed bytes read so far."""
         self.plain_length = 0
         """Unpacked bytes so far; complete once `pull` has returned nothing."""
-        self._thread = threading.Thread(target=self._run, name="layer-inflow", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
+        pieces = iter_decompressed(self._stream, observe=self._observe, limits=self._limits)
+        if not self._run(pieces, _UNAIDED):
+            return self
+        self._thread = threading.Thread(target=self._run, args=(pieces,), name="layer-inflow", daemon=True)
         self._thread.start()
         return self
 
@@ -53,7 +59,7 @@ class Inflow:
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopped.set()
-        while self._thread.is_alive():
+        while self._thread is not None and self._thread.is_alive():
             try:
                 self._queue.get_nowait()
             except queue.Empty:
@@ -94,15 +100,19 @@ class Inflow:
         if self.plain_length > self._limits.layer_bytes:
             raise InvalidArgument(f"layer unpacks to more than the {self._limits.layer_bytes} bytes allowed")
 
-    def _run(self) -> None:
+    def _run(self, pieces: Iterator[bytes], count: int | None = None) -> bool:
+        """Queue at most *count* pieces, or the end, or what went wrong; tell whether there may be more."""
         try:
-            for piece in iter_decompressed(self._stream, observe=self._observe, limits=self._limits):
+            for number, piece in enumerate(pieces, 1):
                 self._plain_hash.update(piece)
                 self.plain_length += len(piece)
                 self._check_length()
                 self._queue.put(piece)
                 if self._stopped.is_set():
-                    return
+                    return False
+                if number == count:
+                    return True
             self._queue.put(b"")
         except BaseException as problem:  # noqa: BLE001 — it is raised again where the caller can see it
             self._queue.put(problem)
+        return False

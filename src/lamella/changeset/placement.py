@@ -24,6 +24,8 @@ _WORKERS: Final = 2
 _BATCH: Final = 48
 _BATCH_BYTES: Final = 1 << 20
 _IN_FLIGHT: Final = 8
+_UNAIDED: Final = 4
+"""Batches done before threads are worth their start; most layers of a build have no more."""
 
 
 class Directory:
@@ -203,6 +205,7 @@ class Crew:
         self._queues: list[queue.SimpleQueue[Batch | None]] = [queue.SimpleQueue() for _ in range(workers)]
         self._done: queue.SimpleQueue[tuple[Directory, list[Task], BaseException | None]] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._unaided = 0
 
     def add(self, directory: Directory, task: Task) -> None:
         """Take one task; it is done at the latest when `drain` returns."""
@@ -239,6 +242,12 @@ class Crew:
         directory = self._directory
         self._batch = []
         self._batch_bytes = 0
+        if self._unaided < _UNAIDED:
+            self._unaided += 1
+            self._in_flight += 1
+            self._done.put(self._perform((directory, batch)))
+            self._collect()
+            return
         if not self._threads:
             self._start()
         if directory.users == 1:
@@ -270,18 +279,20 @@ class Crew:
 
     def _work(self, inbox: queue.SimpleQueue[Batch | None]) -> None:
         while (batch := inbox.get()) is not None:
-            directory, tasks = batch
-            taken: list[Task] = []
-            failure: BaseException | None = None
-            for task in tasks:
-                try:
-                    place(self._maker, directory, task)
-                except FileExistsError:
-                    taken.append(task)
-                except BaseException as problem:  # noqa: BLE001 — raised again by the thread that asked
-                    failure = problem
-                    break
-            self._done.put((directory, taken, failure))
+            self._done.put(self._perform(batch))
+
+    def _perform(self, batch: Batch) -> tuple[Directory, list[Task], BaseException | None]:
+        """Do a batch; return the tasks whose name was taken, and the error that ended it early, if one did."""
+        directory, tasks = batch
+        taken: list[Task] = []
+        for task in tasks:
+            try:
+                place(self._maker, directory, task)
+            except FileExistsError:
+                taken.append(task)
+            except BaseException as problem:  # noqa: BLE001 — raised again by the thread that asked
+                return directory, taken, problem
+        return directory, taken, None
 
 
 def place(maker: Maker, directory: Directory, task: Task) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from lamella.container.lifecycle import frozen
+from lamella.container.freezing import frozen
 from lamella.container.site import Site
 from lamella.errors import NotFound
 from lamella.model.changes import apply_change

@@ -13,19 +13,19 @@ import signal
 from collections.abc import Callable, Generator
 
 from lamella.container.ending import attended, clean_up, clean_up_if_over, clean_up_locked, remove_failed
+from lamella.container.freezing import thaw
 from lamella.container.netfiles import write_network_files
 from lamella.container.sandbox import build_container_spec
 from lamella.container.signals import parse_signal
 from lamella.container.site import Site
 from lamella.container.state import Event, State, advance
-from lamella.container.status import live_state, mark_failed, mark_paused, mark_started, recorded_state
+from lamella.container.status import live_state, mark_failed, mark_started, recorded_state
 from lamella.container.volumes import Volumes
 from lamella.errors import (
     CommandNotExecutable,
     CommandNotFound,
     Conflict,
     LamellaError,
-    NotFound,
     StartFailed,
     Unavailable,
 )
@@ -158,7 +158,7 @@ def kill_container(site: Site, container: ContainerID, text: str = "KILL") -> No
     _signal(site, container, number)
     if record.paused:
         # A frozen process takes nothing in, not even SIGKILL where cgroups are of version 1.
-        _thaw(site, container)
+        thaw(site, container)
     if number == signal.SIGKILL:
         with _attending(site, container):
             wait_exit(site.run_directory(container), timeout=_KILL_TIMEOUT)
@@ -182,7 +182,7 @@ def stop_container(site: Site, container: ContainerID, timeout: int | None = Non
     _note_stop_by_hand(site, container, signal.SIGKILL)
     with _attending(site, container):
         if record.paused:
-            _thaw(site, container)
+            thaw(site, container)
         _signal(site, container, number)
         if wait_exit(run, timeout=None if timeout < 0 else float(timeout)) is None:
             _signal(site, container, signal.SIGKILL)
@@ -212,50 +212,6 @@ def wait_container(site: Site, container: ContainerID) -> int:
         return code
     found = site.store.containers.find(container)
     return found.exit_code if found is not None and not found.running else code or 0
-
-
-def pause_container(site: Site, container: ContainerID) -> None:
-    """Freeze all processes of a running container."""
-    _freeze(site, container, paused=True)
-
-
-def unpause_container(site: Site, container: ContainerID) -> None:
-    """Thaw a paused container."""
-    _freeze(site, container, paused=False)
-
-
-def _freeze(site: Site, container: ContainerID, *, paused: bool) -> None:
-    with site.locked(container):
-        record = clean_up_locked(site, site.store.containers.get(container))
-        mark_paused(record, paused=paused)
-        if paused:
-            site.runtime.pause(container)
-        else:
-            site.runtime.resume(container)
-        site.store.containers.write(record, host_config=False)
-
-
-@contextlib.contextmanager
-def frozen(site: Site, container: ContainerID) -> Generator[None]:
-    """Hold a running container's processes still for a block; one that is at rest or paused needs nothing."""
-    record = site.store.containers.get(container)
-    if live_state(site, record) is not State.RUNNING:
-        yield
-        return
-    try:
-        site.runtime.pause(container)
-    except NotFound:
-        yield
-        return
-    try:
-        yield
-    finally:
-        _thaw(site, container)
-
-
-def _thaw(site: Site, container: ContainerID) -> None:
-    with contextlib.suppress(NotFound, Unavailable):
-        site.runtime.resume(container)
 
 
 def _signal(site: Site, container: ContainerID, number: int) -> None:

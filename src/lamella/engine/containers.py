@@ -287,14 +287,14 @@ class Container:
 
     def pause(self) -> None:
         """Freeze its processes."""
-        from lamella.container.lifecycle import pause_container
+        from lamella.container.freezing import pause_container
 
         pause_container(self._opened.site, self.id)
         self._refresh()
 
     def unpause(self) -> None:
         """Thaw its processes."""
-        from lamella.container.lifecycle import unpause_container
+        from lamella.container.freezing import unpause_container
 
         unpause_container(self._opened.site, self.id)
         self._refresh()

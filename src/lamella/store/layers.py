@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from lamella.changeset.apply import Applied
 
 Advance = Callable[[int], None]
+_SMALL = 1 << 20
+"""A layer tar of no more bytes is made in memory."""
 _DEFERRED_LIMIT = 16 << 20
 _CHAIN = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
@@ -189,7 +191,7 @@ class LayerStore:
         from lamella.store.pipes import reading_from
 
         below = rw.init_id if rw.init_id is not None else self._below(rw.parent, limit=False)
-        with reading_from(lambda sink: self._root.driver.diff(rw.mount_id, below, sink)) as stream:
+        with reading_from(lambda sink: self._root.driver.diff(rw.mount_id, below, sink), small=_SMALL) as stream:
             return self.register_unless_empty(stream, parent, tx=tx, advance=advance)
 
     def register_unless_empty(

@@ -1,8 +1,9 @@
-"""Reading what a function writes, through a pipe and a thread."""
+"""Reading what a function writes: from memory if it is little, else through a pipe and a thread."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
@@ -10,12 +11,47 @@ from typing import BinaryIO
 _PIPE_SIZE = 1 << 20
 
 
-@contextlib.contextmanager
-def reading_from(write: Callable[[BinaryIO], object]) -> Iterator[BinaryIO]:
-    """Yield a stream of what ``write`` writes in a thread; its error, if any, is raised in the reader's place.
+class _TooMuch(Exception):
+    """More was written than was to be kept."""
 
-    A reader that stops early ends the writer with a broken pipe, which is no error.
+
+class _Kept(io.BytesIO):
+    """Up to *limit* bytes in memory."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:  # type: ignore[override,explicit-override]
+        if self.tell() + len(data) > self._limit:
+            raise _TooMuch
+        return super().write(data)
+
+
+@contextlib.contextmanager
+def reading_from(write: Callable[[BinaryIO], object], *, small: int = 0) -> Iterator[BinaryIO]:
+    """Yield a stream of what ``write`` writes; its error, if any, is raised in the reader's place.
+
+    It writes in a thread, and a reader that stops early ends it with a broken pipe, which is no error.  What fits in
+    *small* bytes is kept in memory and costs no thread; if it turns out not to fit, ``write`` is called once more.
     """
+    kept = _Kept(small)
+    try:
+        if small:
+            write(kept)
+    except _TooMuch:
+        small = 0
+    if small:
+        kept.seek(0)
+        yield kept
+        return
+    kept.close()
+    with _through_pipe(write) as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def _through_pipe(write: Callable[[BinaryIO], object]) -> Iterator[BinaryIO]:
     import fcntl
     import threading
 
