@@ -361,7 +361,8 @@ def test_commit_of_an_unchanged_container_adds_no_layer(yard: Yard) -> None:
 
 
 def test_commit_of_a_running_container_and_its_files_keep_running(yard: Yard) -> None:
-    made = yard.create("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i > /count; done")
+    # A file that grows: one that shrinks while it is read cannot be committed without a pause, in any engine.
+    made = yard.create("sh", "-c", "while :; do echo more >> /count; done")
     start_container(yard.site, made.id)
     images = {commit_container(yard.site, made.id, pause=pause) for pause in (True, False)}
     assert len(images) == 2

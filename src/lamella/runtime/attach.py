@@ -85,7 +85,8 @@ class Attachment:
 
         With *terminal*, a stdin that is a terminal is put into raw mode meanwhile and its size followed.  The end of
         the client's input is passed on as the end of the container's.  Raises OSError, BrokenPipeError above all, when
-        the client's output takes no more: going on would lose what is printed.
+        the client's output takes no more: going on would lose what is printed.  The connection is closed then, for a
+        monitor that waits to be read from sees nothing else, not even the container's end.
         """
         console = terminal and streams.stdin is not None and os.isatty(streams.stdin)
         with contextlib.ExitStack() as scope:
@@ -96,7 +97,11 @@ class Attachment:
                 )
             elif forward_signals:
                 scope.enter_context(forwarded_signals(self._run))
-            return self._copy(streams, detach_keys if console else b"")
+            try:
+                return self._copy(streams, detach_keys if console else b"")
+            except OSError:
+                self._socket.close()
+                raise
 
     def _copy(self, streams: Streams, detach_keys: bytes) -> bool:
         stdin, stdout, stderr = streams
