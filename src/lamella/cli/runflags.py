@@ -95,7 +95,7 @@ def read_options(context: Context, flags: Values, *, attach: bool) -> ContainerO
         binds=binds,
         volumes=anonymous,
         mounts=[parse_mount(text) for text in flags.many("mount")],
-        tmpfs=dict(text.partition(":")[::2] for text in flags.many("tmpfs")),
+        tmpfs={path: options for path, _, options in (text.partition(":") for text in flags.many("tmpfs"))},
         remove=flags.on("rm"),
         read_only=flags.on("read-only"),
         privileged=flags.on("privileged"),
@@ -146,7 +146,7 @@ def _lines(name: str) -> list[str]:
 def read_pairs(texts: list[str], files: list[str] | tuple[()]) -> dict[str, str]:
     """Collect ``key=value`` from files and flags; a key alone has an empty value."""
     entries = [line for name in files for line in _lines(name)] + texts
-    return dict(entry.partition("=")[::2] for entry in entries)
+    return {key: value for key, _, value in (entry.partition("=") for entry in entries)}
 
 
 def read_security(texts: list[str]) -> list[str]:

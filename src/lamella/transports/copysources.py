@@ -24,6 +24,7 @@ from lamella.transports.archive import Members, read_member
 from lamella.transports.manifests import Descriptor, document_type, layer_type, make_manifest
 from lamella.transports.packing import Packed, Sink, pack_layer
 from lamella.transports.plans import ImagePlan
+from lamella.transports.pulling import Served
 
 _PIECE = 1 << 20
 
@@ -36,30 +37,16 @@ class Document(NamedTuple):
     digest: Digest
 
 
-class Served(Protocol):
-    """What a repository serves."""
-
-    @property
-    def raw(self) -> bytes:
-        """Its exact bytes."""
-
-    @property
-    def media_type(self) -> str:
-        """What the server says it is."""
-
-    @property
-    def digest(self) -> Digest:
-        """The digest of the bytes."""
-
-
 class Source(Protocol):
     """An image's documents and blobs."""
 
     def get_manifest(self, tag_or_digest: str) -> Served:
         """Return a document by its digest, or with ``""`` the one that was named."""
+        ...
 
     def read_blob(self, digest: Digest, *, size: int, sink: Callable[[bytes], object], offset: int = 0) -> int:
         """Hand a blob's bytes to *sink* in order; an error if they are not what the digest says."""
+        ...
 
 
 class RegistrySource:

@@ -38,15 +38,19 @@ class Destination(Protocol):
 
     def has_blob(self, blob: Descriptor) -> bool:
         """Tell whether a blob is there, or can be got without sending it."""
+        ...
 
     def put_blob(self, blob: Descriptor, chunks: Chunks) -> None:
         """Write a blob."""
+        ...
 
     def put_manifest(self, raw: bytes, media_type: str, *, top: bool) -> None:
         """Write a document; the *top* one gets the name."""
+        ...
 
     def finish(self) -> None:
         """Make it visible and durable."""
+        ...
 
 
 class RegistryDestination:

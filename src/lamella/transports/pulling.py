@@ -53,14 +53,17 @@ class Served(Protocol):
     @property
     def raw(self) -> bytes:
         """Its exact bytes."""
+        ...
 
     @property
     def media_type(self) -> str:
         """What the server says it is."""
+        ...
 
     @property
     def digest(self) -> Digest:
         """The digest of the bytes."""
+        ...
 
 
 class Repository(Protocol):
@@ -68,9 +71,11 @@ class Repository(Protocol):
 
     def get_manifest(self, tag_or_digest: str) -> Served:
         """Fetch a manifest or index."""
+        ...
 
     def read_blob(self, digest: Digest, *, size: int, sink: Callable[[bytes], object], offset: int = 0) -> int:
         """Fetch a blob from *offset* on, in order, going on by itself where a connection breaks."""
+        ...
 
 
 class Pulled(NamedTuple):

@@ -40,15 +40,19 @@ class Target(Protocol):
 
     def has_blob(self, digest: Digest) -> int | None:
         """Return a blob's size, or None if the repository lacks it."""
+        ...
 
     def mount_blob(self, digest: Digest, from_repository: str) -> bool:
         """Have a blob of another repository of the registry appear in this one, if it can."""
+        ...
 
     def upload_blob(self, digest: Digest, size: int, chunks: Callable[[], Iterator[bytes]]) -> None:
         """Send a blob; *chunks* yields its bytes from the start each time it is called."""
+        ...
 
     def put_manifest(self, tag_or_digest: str, raw: bytes, media_type: str) -> Digest:
         """Store a manifest."""
+        ...
 
     def read_blob(
         self,
@@ -60,6 +64,7 @@ class Target(Protocol):
         end: int | None = None,
     ) -> int:
         """Fetch a part of a blob."""
+        ...
 
 
 class Pushed(NamedTuple):
