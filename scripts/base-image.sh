@@ -4,7 +4,7 @@
 set -eu
 target=$1
 mkdir -p "$(dirname "$target")"
-if mmdebstrap --quiet --variant=minbase bookworm "$target.new" 2>"$target.log"; then
+if mmdebstrap --quiet --format=tar --variant=minbase bookworm "$target.new" 2>"$target.log"; then
     mv "$target.new" "$target"
     rm -f "$target.log"
     exit 0

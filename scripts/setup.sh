@@ -16,6 +16,7 @@ need conmon conmon
 need mmdebstrap mmdebstrap
 need busybox-static busybox
 need ca-certificates /etc/ssl/certs/ca-certificates.crt
+need procps ps
 if [ "${1:-run}" = test ]; then
     need docker.io /usr/sbin/dockerd
     need containerd /usr/bin/containerd
