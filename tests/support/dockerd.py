@@ -69,7 +69,8 @@ class Dockerd:
             self._process.wait()
         for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
             target = line.split()[4]
-            if target.startswith((f"{self.state}/", f"{self.root}/")):
+            # Where mounts are private, dockerd mounts its data root on itself and leaves it so.
+            if target == str(self.root) or target.startswith((f"{self.state}/", f"{self.root}/")):
                 subprocess.run(["umount", "-l", target], check=False)
         self._state.cleanup()
 
