@@ -95,12 +95,12 @@ def test_options_reach_the_process(store: Lamella, tmp_path: Path) -> None:
     answer = subprocess.run(
         [
             LAMELLA, "--root", store.root, "run", "--rm", "-e", "A=1", "-eB=2", "-e", "FROM_HOST", "--env-file", tmp_path / "env",
-            "-w", "/work/dir", "-u", "alice:wheel", "-h", "web", "-v", f"{tmp_path}/data:/mnt/data:ro", "--tmpfs", "/t:size=1m",
+            "-w", "/srv/dir", "-u", "alice:wheel", "-h", "web", "-v", f"{tmp_path}/data:/mnt/data:ro", "--tmpfs", "/t:size=1m",
             "base:1", "sh", "-c", script,
         ],
         env={**os.environ, "FROM_HOST": "yes"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    lines = ["/work/dir", "1000", "10", "web", "121yes"]
+    lines = ["/srv/dir", "1000", "10", "web", "121yes"]
     assert answer.stdout.splitlines() == [*lines, "host data", "ro", "tmpfs", "lo"], answer.stderr
 
 
