@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from lamella.drivers.probe import _overlay, _workshop
+from lamella.linux.mount import mounted
+from lamella.linux.mountinfo import is_mounted
 from lamella.store.imagestore import ImageStore
 from lamella.transports.blobs import blobs_directory
 from lamella.transports.pulling import SMALL
@@ -94,7 +97,25 @@ def test_killed_at_random_instants(registry: RealRegistry, served: Made, tmp_pat
         check_whole(lamella.root, served, name)
         assert leaks(lamella.root) == []
         assert not any(directory.iterdir())
+        assert sorted(os.listdir(lamella.root)) == ["containers", "image", "lamella", "overlay2"]
     assert ended["before"]
+
+
+def test_killed_while_it_tries_the_file_system_the_next_writer_clears_it(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    pid = os.fork()
+    if not pid:
+        with _workshop(root) as shop, mounted(_overlay(shop), shop / "merged", base=shop):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    (left,) = os.listdir(root)
+    assert is_mounted(root / left / "merged")
+    with _workshop(root) as busy:
+        Lamella(root).run("image", "prune", "-f")
+        assert not (root / left).exists()
+        assert sorted(os.listdir(busy)) == ["lower", "merged", "upper", "work"]
+    assert leaks(root) == []
 
 
 def test_killed_and_not_repeated_prune_clears_it(registry: RealRegistry, served: Made, tmp_path: Path) -> None:

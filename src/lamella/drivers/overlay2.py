@@ -124,6 +124,9 @@ class Overlay2:
 
     def sweep_mounts(self) -> list[CacheID]:
         """Undo the mounts whose users are gone."""
+        from lamella.drivers.probe import sweep_trials
+
+        sweep_trials(self._root)
         return self._holders.sweep(lambda layer: self._unmount_all(self._directory(layer)))
 
     @contextmanager

@@ -1,22 +1,25 @@
 """What the kernel and a file system can do for overlay, found out by doing it.
 
-Everything happens in a directory made for it below the data-root and removed again.
+Everything happens in a directory made for it below the data-root and removed again; what a kill
+leaves of it is for :func:`sweep_trials`.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lamella.errors import Unsupported
 from lamella.fs.tree import remove_tree
-from lamella.linux.mount import Mount, mounted
+from lamella.linux.mount import Mount, mounted, unmount
 
 _ADVICE = "use --storage-driver vfs, or put the data-root on ext4, xfs or btrfs"
+_TRIAL = "lamella-overlay-trial-"
 _PARAMETERS = Path("/sys/module/overlay/parameters")
 
 
@@ -116,19 +119,49 @@ def _overlay(shop: Path) -> Mount:
     return Mount("overlay", "overlay", (*index_option(), *options))
 
 
+def sweep_trials(root: Path) -> None:
+    """Remove what a killed process left of a trial, its mount included.  Costs one listing of *root*."""
+    for name in os.listdir(root):
+        if not name.startswith(_TRIAL):
+            continue
+        shop = root / name
+        with suppress(OSError), _held(shop):
+            with suppress(OSError):
+                unmount(shop / "merged")
+            remove_tree(shop)
+
+
 @contextmanager
 def _workshop(root: Path) -> Generator[Path]:
-    """Hold a directory below *root* with the four directories of an overlay."""
+    """Hold a directory below *root* with the four directories of an overlay, locked as long as its maker lives."""
     import tempfile
 
-    shop = Path(tempfile.mkdtemp(prefix="check-overlayfs-support", dir=root))
+    with ExitStack() as scope:
+        while True:
+            shop = Path(tempfile.mkdtemp(prefix=_TRIAL, dir=root))
+            # Whoever sweeps may have been quicker than the lock.
+            with suppress(FileNotFoundError, BlockingIOError):
+                scope.enter_context(_held(shop))
+                break
+        try:
+            for name in ("lower", "upper", "work", "merged"):
+                (shop / name).mkdir()
+            yield shop
+        finally:
+            with suppress(OSError):
+                remove_tree(shop)
+
+
+@contextmanager
+def _held(shop: Path) -> Generator[None]:
+    """Hold the lock of a trial's directory; BlockingIOError if another has it, FileNotFoundError if it is gone."""
+    fd = os.open(shop, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        for name in ("lower", "upper", "work", "merged"):
-            (shop / name).mkdir()
-        yield shop
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.stat(shop, follow_symlinks=False)
+        yield
     finally:
-        with suppress(OSError):
-            remove_tree(shop)
+        os.close(fd)
 
 
 def _lists_types(directory: Path) -> bool:

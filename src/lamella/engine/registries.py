@@ -6,15 +6,16 @@ What a registry says over HTTP is for ``transports.registry``, what a pull and a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from lamella.engine.images import Image, get_image
-from lamella.errors import InvalidArgument
+from lamella.errors import DataLoss, InvalidArgument, NotFound, Unsupported
 from lamella.model.progress import Reporter, silent
-from lamella.model.reference import Reference, parse_reference, parse_tagged
+from lamella.model.reference import DEFAULT_DOMAIN, Reference, parse_reference, parse_tagged
 from lamella.transports.registry.settings import RegistrySettings
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Registries(NamedTuple):
 
 
 ANONYMOUS = Registries()
+MIRRORED = (DataLoss, InvalidArgument, NotFound, Unsupported)
+"""What a mirror that serves nonsense leads to: the registry itself has the last word on it."""
 
 
 class PulledImage(NamedTuple):
@@ -113,7 +116,8 @@ def pull_images(
         names = [reference.with_tag(tag) for tag in client.list_tags()] if all_tags else [parse_tagged(name)]
         found = []
         for each in names:
-            pulled = pull(
+            attempt = partial(
+                pull,
                 opened.parts,
                 client,
                 each,
@@ -121,6 +125,13 @@ def pull_images(
                 parallel=registries.settings.max_parallel,
                 report=report,
             )
+            try:
+                pulled = attempt()
+            except MIRRORED as error:
+                if not client.drop_mirrors():
+                    raise
+                opened.parts.root.report(f"the mirrors of {each.domain} are left out: {error}")
+                pulled = attempt()
             found.append(PulledImage(get_image(opened, pulled.id), each.familiar(), pulled.digest, fresh=pulled.fresh))
     return found
 
@@ -148,6 +159,32 @@ def push_images(
             )
             found.append(PushedImage(tagged.familiar(), pushed.digest, pushed.size))
     return found
+
+
+def push_index(
+    opened: Opened, name: str, images: Sequence[str], *, compression: str, registries: Registries, report: Reporter
+) -> PushedImage:
+    """Push an index of several images; see ``Store.push_index``."""
+    from lamella.transports.pushing import push_index as push
+
+    reference = parse_tagged(name)
+    if reference.digest is not None:
+        raise InvalidArgument("cannot push a digest reference")
+    if not images:
+        raise InvalidArgument("an index needs at least one image")
+    chosen = [opened.parts.resolve(image) for image in images]
+    with connected(reference, registries, actions="pull,push") as client:
+        pushed = push(
+            opened.parts,
+            client,
+            reference,
+            chosen,
+            compression=parse_compression(compression),
+            credentials=credentials_of(reference, registries),
+            parallel=registries.settings.max_parallel,
+            report=report,
+        )
+    return PushedImage(reference.familiar(), pushed.digest, pushed.size)
 
 
 def parse_compression(text: str) -> Compression | None:
@@ -202,8 +239,6 @@ def logout(registry: str, registries: Registries) -> bool:
 
 def registry_host(text: str) -> str:
     """Return the host of a registry as ``login`` takes it: a name, a URL, or nothing for Docker Hub."""
-    from lamella.model.reference import DEFAULT_DOMAIN
-
     bare = text.removeprefix("https://").removeprefix("http://")
     host = bare.partition("/")[0]
     if host in {"", "docker.io", "index.docker.io", "registry-1.docker.io"}:
@@ -224,20 +259,29 @@ def copy_images(
     report: Reporter,
 ) -> CopiedImage:
     """Copy an image from one transport to another; see :func:`copy_image`."""
-    from lamella.transports.copying import copy
+    from lamella.transports.copying import Copied, copy, parse_place
 
-    copied = copy(
-        source,
-        destination,
-        connect=lambda reference, actions: connected(reference, registries, actions=actions),
-        store=store,
-        everything=everything,
-        platform=chosen_platform(platform),
-        compression=parse_compression(compression),
-        preserve=preserve,
-        parallel=registries.settings.max_parallel,
-        report=report,
-    )
+    def attempt(registries: Registries) -> Copied:
+        return copy(
+            source,
+            destination,
+            connect=lambda reference, actions: connected(reference, registries, actions=actions),
+            store=store,
+            everything=everything,
+            platform=chosen_platform(platform),
+            compression=parse_compression(compression),
+            preserve=preserve,
+            parallel=registries.settings.max_parallel,
+            report=report,
+        )
+
+    try:
+        copied = attempt(registries)
+    except MIRRORED:
+        origin = parse_place(source)
+        if not registries.settings.mirrors or origin.transport != "docker" or origin.reference.domain != DEFAULT_DOMAIN:
+            raise
+        copied = attempt(registries._replace(settings=registries.settings._replace(mirrors=())))
     return CopiedImage(copied.digest, copied.media_type)
 
 

@@ -259,6 +259,25 @@ class Store:
             report=report,
         )
 
+    def push_index(
+        self,
+        name: str,
+        images: Sequence[str],
+        *,
+        compression: str = "",
+        registries: Registries | None = None,
+        report: Reporter = silent,
+    ) -> PushedImage:
+        """Push *images* of this store, one for each platform, and an index of them under *name*.
+
+        Whoever pulls *name* gets the image for its platform.  The images are pushed by their digests, as ``push`` does.
+        """
+        from lamella.engine.registries import ANONYMOUS, push_index
+
+        return push_index(
+            self._opened, name, images, compression=compression, registries=registries or ANONYMOUS, report=report
+        )
+
     # ------------------------------------------------------------------------------------------------ in and out
 
     def load(self, source: BinaryIO | Path | str, *, report: Reporter = silent) -> list[Loaded]:

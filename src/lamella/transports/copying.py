@@ -7,9 +7,8 @@ it is.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
@@ -55,6 +54,7 @@ from lamella.transports.manifests import (
     schema1,
     translate_to_oci,
 )
+from lamella.transports.workers import for_each
 
 if TYPE_CHECKING:
     from lamella.store.imagestore import ImageStore
@@ -133,8 +133,20 @@ def copy(
         raise InvalidArgument("an image of the store can only be copied with a store; name its root")
     if not target.transport and everything:
         raise Unsupported("a store holds the image for one platform of an index; choose it by the platform")
+    clients: list[Any] = []
+
+    @contextmanager
+    def noted(reference: Reference, actions: str) -> Iterator[Any]:
+        with connect(reference, actions) as client:
+            clients.append(client)
+            yield client
+
+    def stop() -> None:
+        for client in clients:
+            client.close()
+
     with ExitStack() as scope:
-        opened = _open_source(origin, target, connect, store, compression, scope)
+        opened = _open_source(origin, target, noted, store, compression, scope)
         if not target.transport:
             return _into_store(opened, origin, target, cast("OpenStore", store)(), platform, parallel, report)
         top = _document(opened.get_manifest(""), source)
@@ -144,10 +156,10 @@ def copy(
             top = _chosen(opened, top, platform, source)
         if target.transport == "docker-archive":
             return _into_docker_archive(opened, top, target, report)
-        sink = _open_destination(origin, target, connect, scope)
+        sink = _open_destination(origin, target, noted, scope)
         try:
             translated = target.transport in {"oci", "oci-archive"} and not preserve
-            top = _transfer(opened, top, sink, max(1, parallel), report, translated=translated)
+            top = _transfer(opened, top, sink, parallel, report, stop, translated=translated)
             sink.finish()
         except BaseException:
             if isinstance(sink, LayoutArchiveDestination):
@@ -277,36 +289,24 @@ def _write_blob(source: Source, blob: Descriptor, sink: BinaryIO) -> None:
 
 
 def _transfer(
-    source: Source, top: Document, sink: Destination, parallel: int, report: Reporter, *, translated: bool
+    source: Source,
+    top: Document,
+    sink: Destination,
+    parallel: int,
+    report: Reporter,
+    stop: Callable[[], None],
+    *,
+    translated: bool,
 ) -> Document:
     """Send blobs, then documents; return the named one as it went over."""
     plan = _plan(source, top)
-    waiting = iter(plan.blobs.values())
-    guard = threading.Lock()
-    failures: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            while not failures:
-                with guard:
-                    blob = next(waiting, None)
-                if blob is None:
-                    return
-                _send(source, blob, sink, report)
-        except BaseException as error:  # noqa: BLE001  (raised again in the main thread)
-            failures.append(error)
-
-    threads = [threading.Thread(target=work, name=f"copy-{n}", daemon=True) for n in range(parallel)]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    except BaseException as error:
-        failures.append(error)  # the others stop at their next blob; as daemons they hold nobody up
-        raise
-    if failures:
-        raise failures[0]
+    for_each(
+        plan.blobs.values(),
+        lambda blob: _send(source, blob, sink, report),
+        parallel=parallel,
+        name="copy",
+        stop=stop,
+    )
     renamed: dict[Digest, tuple[bytes, str]] = {}
     for document in plan.documents:
         raw, media_type = document.raw, document.media_type

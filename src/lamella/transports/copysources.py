@@ -24,7 +24,7 @@ from lamella.transports.archive import Members, read_member
 from lamella.transports.manifests import Descriptor, document_type, layer_type, make_manifest
 from lamella.transports.packing import Packed, Sink, pack_layer
 from lamella.transports.plans import ImagePlan
-from lamella.transports.pulling import Served
+from lamella.transports.resolving import Served
 
 _PIECE = 1 << 20
 

@@ -15,7 +15,7 @@ from lamella.errors import InvalidArgument, Unsupported
 from lamella.model.digest import Digest, digest_of, parse_digest
 from lamella.model.documents import CONFIG_LIMIT, MANIFEST_LIMIT, decode_object
 from lamella.model.gojson import encode
-from lamella.model.platform import Platform
+from lamella.model.platform import Platform, host_platform
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -267,6 +267,18 @@ def make_manifest(config: Digest, size: int, layers: list[Descriptor]) -> tuple[
         "layers": [layer.document() for layer in named],
     }
     return encode(document), media_type
+
+
+def make_index(manifests: Sequence[Descriptor]) -> tuple[bytes, str]:
+    """Make an index of manifests for a platform each: Docker's list if they all are Docker's, else OCI's."""
+    docker = all(manifest.media_type == DOCKER_MANIFEST for manifest in manifests)
+    media_type = DOCKER_LIST if docker else OCI_INDEX
+    listed = []
+    for manifest in manifests:
+        fields = (manifest.platform or host_platform())._asdict()
+        order = ("architecture", "os", "variant")
+        listed.append({**manifest.document(), "platform": {key: fields[key] for key in order if fields[key]}})
+    return encode({"schemaVersion": 2, "mediaType": media_type, "manifests": listed}), media_type
 
 
 def packing_of(media_type: str) -> Compression:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from lamella.changeset.compression import Compression, open_compressed
+from lamella.errors import Cancelled
 from lamella.model.digest import Digest
 from lamella.store.imagestore import ImageStore
 from lamella.store.layerdb import Layer
@@ -58,9 +59,23 @@ class Packed:
             self.fd = -1
 
 
-def pack_layer(store: ImageStore, layer: Layer, compression: Compression) -> Packed:
-    """Pack a layer of the store.  Raises DataLoss if its files are not what they should be."""
-    return Packed(store.root.wip_dir, compression, lambda sink: store.layers.reassemble(layer, sink))
+def pack_layer(
+    store: ImageStore, layer: Layer, compression: Compression, *, stopped: Callable[[], bool] = lambda: False
+) -> Packed:
+    """Pack a layer of the store; ends with Cancelled once *stopped* says so.
+
+    Raises DataLoss if the layer's files are not what they should be.
+    """
+
+    def write(sink: Sink) -> None:
+        def put(piece: bytes | memoryview) -> None:
+            if stopped():
+                raise Cancelled("the transfer was given up")
+            sink(piece)
+
+        store.layers.reassemble(layer, put)
+
+    return Packed(store.root.wip_dir, compression, write)
 
 
 class _Gathered:

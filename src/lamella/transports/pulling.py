@@ -1,9 +1,9 @@
 """Pulling: from a repository's manifest to an image in the store, all of it or nothing.
 
-The manifest leads to the config, the config names every layer, so that the places of all missing layers are made
-first, base first, under the locks of their names.  Then a few layers at a time are fetched and unpacked, each into its
-own directory while its bytes arrive; when all are verified they are put in line and published with one sync.  What is
-known under any image is not fetched: a layer that the store has on another base is copied from there.
+The config names every layer (``resolving`` finds it), so that the places of all missing layers are made first, base
+first, under the locks of their names.  Then a few layers at a time are fetched and unpacked, each into its own
+directory while its bytes arrive; when all are verified they are put in line and published with one sync.  What is known
+under any image is not fetched: a layer that the store has on another base is copied from there.
 
 How bytes come over the network, with retries and verification, is the repository's business.
 """
@@ -13,15 +13,13 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable
 from functools import partial
-from typing import BinaryIO, Literal, NamedTuple, Protocol, cast
+from typing import BinaryIO, Literal, NamedTuple, cast
 
 from lamella.errors import DataLoss, DigestMismatch, InvalidArgument, NotFound
-from lamella.model.digest import ChainID, Digest, ImageID, chain_id, digest_of
-from lamella.model.documents import CONFIG_LIMIT, MANIFEST_LIMIT
+from lamella.model.digest import ChainID, Digest, ImageID, chain_id
 from lamella.model.ids import short_id
-from lamella.model.platform import Platform, host_platform
+from lamella.model.platform import Platform
 from lamella.model.progress import Advanced, Finished, Reporter, Started, silent
 from lamella.model.reference import DEFAULT_TAG, Reference
 from lamella.store.distribution import BlobSource
@@ -32,50 +30,13 @@ from lamella.store.pipes import reading_from
 from lamella.store.transactions import Transaction
 from lamella.transports.blobs import Feed, Partial, open_partial, space_explained
 from lamella.transports.kept import keep_manifest
-from lamella.transports.manifests import (
-    Descriptor,
-    Manifest,
-    check_layer,
-    choose_manifest,
-    document_type,
-    parse_manifest,
-)
-from lamella.transports.plans import ImagePlan, LayerSource, plan_image
+from lamella.transports.manifests import Descriptor, Manifest
+from lamella.transports.plans import ImagePlan
+from lamella.transports.resolving import Repository, fetch_plan, resolve
 
 #: Blobs below this size wait in memory; fetching them again costs less than a file.
 SMALL = 8 << 20
 PARALLEL = 3
-
-
-class Served(Protocol):
-    """A document as a repository served it."""
-
-    @property
-    def raw(self) -> bytes:
-        """Its exact bytes."""
-        ...
-
-    @property
-    def media_type(self) -> str:
-        """What the server says it is."""
-        ...
-
-    @property
-    def digest(self) -> Digest:
-        """The digest of the bytes."""
-        ...
-
-
-class Repository(Protocol):
-    """What a pull asks of a registry; each call verifies what it returns, and may be made by several threads."""
-
-    def get_manifest(self, tag_or_digest: str) -> Served:
-        """Fetch a manifest or index."""
-        ...
-
-    def read_blob(self, digest: Digest, *, size: int, sink: Callable[[bytes], object], offset: int = 0) -> int:
-        """Fetch a blob from *offset* on, in order, going on by itself where a connection breaks."""
-        ...
 
 
 class Pulled(NamedTuple):
@@ -106,10 +67,7 @@ def pull(
     next pull.  Raises NotFound if nothing fits the platform, Unsupported for what is no image of fetchable layers.
     """
     wanted = str(reference.digest or reference.tag or DEFAULT_TAG)
-    served = repository.get_manifest(wanted)
-    if (actual := digest_of(served.raw)) != (reference.digest or served.digest):
-        raise DigestMismatch(f"manifest {reference.familiar()}", reference.digest or served.digest, actual)
-    raw, manifest = find_manifest(repository, reference, served, platform)
+    raw, manifest, actual = resolve(repository, reference, platform)
     image_id = ImageID(manifest.config.digest)
     came_from = reference if origin == "" else origin
     tags = {} if came_from is None else {came_from.repository().with_digest(actual).familiar(): image_id}
@@ -122,15 +80,7 @@ def pull(
             store.name_images(moved)
         return Pulled(image_id, actual, reference, fresh=bool(moved))
     with space_explained(manifest.config.digest):
-        config = fetch_small(repository, manifest.config, CONFIG_LIMIT, "config")
-    plan = plan_image(
-        config, tuple(LayerSource(_never, layer.digest, layer.size) for layer in manifest.layers), (reference,)
-    )
-    if platform is not None and plan.config.architecture and not _made_for(plan, platform):
-        raise NotFound(
-            f"image {reference.familiar()} was found but is for {plan.config.os or 'linux'}/{plan.config.architecture},"
-            f" not for {platform}"
-        )
+        plan = fetch_plan(repository, reference, manifest, platform)
     store.tags.check(tags)
     with store.root.transaction("pull", ids=len(plan.layers)) as tx:
         _Pull(store, repository, reference, plan, manifest, tx, report).run(parallel)
@@ -141,60 +91,6 @@ def pull(
         _remember(store, plan, manifest, came_from)
         store.commit(tx, tags)
     return Pulled(plan.id, actual, reference, fresh=True)
-
-
-def find_manifest(
-    repository: Repository, reference: Reference, served: Served, platform: Platform | None
-) -> tuple[bytes, Manifest]:
-    """Follow what was served to the manifest for a platform; every layer in it is one that can be fetched."""
-    what = f"manifest of {reference.familiar()}"
-    top = Descriptor(document_type(served.raw, what, served.media_type), digest_of(served.raw), len(served.raw))
-    found: dict[str, bytes] = {top.digest: served.raw}
-
-    def read(descriptor: Descriptor) -> bytes:
-        if descriptor.digest not in found:
-            if descriptor.size > MANIFEST_LIMIT:
-                raise InvalidArgument(f"manifest {descriptor.digest} is larger than {MANIFEST_LIMIT} bytes")
-            answer = repository.get_manifest(descriptor.digest)
-            if (actual := digest_of(answer.raw)) != descriptor.digest:
-                raise DigestMismatch("manifest", descriptor.digest, actual)
-            if len(answer.raw) != descriptor.size:
-                raise DataLoss(
-                    f"manifest {descriptor.digest} has {len(answer.raw)} bytes, its descriptor says {descriptor.size}"
-                )
-            found[descriptor.digest] = answer.raw
-        return found[descriptor.digest]
-
-    others: list[str] = []
-    chosen = choose_manifest(top, read, platform or host_platform(), others=others, strict=False, what=what)
-    if chosen is None:
-        has = f"; it has {', '.join(sorted(set(others)))}" if others else ""
-        raise NotFound(
-            f"no matching manifest for {platform or host_platform()} in the manifest list entries of"
-            f" {reference.familiar()}{has}"
-        )
-    raw = read(chosen)
-    manifest = parse_manifest(raw, f"manifest {chosen.digest}", chosen.media_type)
-    for layer in manifest.layers:
-        check_layer(layer, f"manifest {chosen.digest}")
-    return raw, manifest
-
-
-def fetch_small(repository: Repository, descriptor: Descriptor, limit: int, what: str) -> bytes:
-    """Fetch a small blob into memory, checked against its descriptor."""
-    if descriptor.size > limit:
-        raise InvalidArgument(f"{what} {descriptor.digest} is larger than {limit} bytes")
-    content = bytearray()
-
-    def take(chunk: bytes) -> None:
-        content.extend(chunk)
-        if len(content) > descriptor.size:
-            raise DataLoss(f"{what} {descriptor.digest} is longer than the {descriptor.size} bytes it should have")
-
-    repository.read_blob(descriptor.digest, size=descriptor.size, sink=take)
-    if (actual := digest_of(content)) != descriptor.digest:
-        raise DigestMismatch(what, descriptor.digest, actual)
-    return bytes(content)
 
 
 class _Task(NamedTuple):
@@ -493,12 +389,6 @@ def _is_here(store: ImageStore, image_id: ImageID) -> bool:
     return all(store.root.driver.exists(layer.cache_id) for layer in layers)
 
 
-def _made_for(plan: ImagePlan, platform: Platform) -> bool:
-    return (plan.config.os or "linux", plan.config.architecture) == (platform.os, platform.architecture) and (
-        not platform.variant or not plan.config.variant or plan.config.variant == platform.variant
-    )
-
-
 def _remember(store: ImageStore, plan: ImagePlan, manifest: Manifest, reference: Reference | None) -> None:
     with store.root.writing():
         for layer, diff_id in zip(manifest.layers, plan.config.diff_ids, strict=True):
@@ -508,7 +398,3 @@ def _remember(store: ImageStore, plan: ImagePlan, manifest: Manifest, reference:
 
 def _name(descriptor: Descriptor) -> str:
     return short_id(descriptor.digest)
-
-
-def _never() -> BinaryIO:
-    raise AssertionError("a pull reads its layers by their descriptors")

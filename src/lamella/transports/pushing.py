@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from lamella.changeset.compression import Compression, sniff_compression
@@ -20,6 +20,7 @@ from lamella.errors import InvalidArgument, LamellaError, NotFound
 from lamella.model.digest import DiffID, Digest, ImageID, digest_of
 from lamella.model.gojson import encode
 from lamella.model.ids import short_id
+from lamella.model.platform import Platform
 from lamella.model.progress import Advanced, Finished, Reporter, Started, silent
 from lamella.model.reference import DEFAULT_TAG, Reference
 from lamella.store.distribution import BlobSource
@@ -27,8 +28,9 @@ from lamella.store.imagedb import StoredImage
 from lamella.store.imagestore import ImageStore
 from lamella.store.layerdb import Layer
 from lamella.transports.kept import find_kept, iter_kept, keep_manifest
-from lamella.transports.manifests import Descriptor, layer_type, make_manifest, packing_of
+from lamella.transports.manifests import Descriptor, layer_type, make_index, make_manifest, packing_of
 from lamella.transports.packing import Packed, pack_layer
+from lamella.transports.workers import for_each
 
 PARALLEL = 3
 # What a HEAD or a mount may cost, by the size of the layer that it could save: (up to, mounts, checks).
@@ -66,6 +68,10 @@ class Target(Protocol):
         """Fetch a part of a blob."""
         ...
 
+    def close(self) -> None:
+        """Cut what is under way; it ends with Cancelled, and nothing more can be asked."""
+        ...
+
 
 class Pushed(NamedTuple):
     """What a push left in the repository: the manifest's digest and size, and whether it is the one once pulled."""
@@ -92,27 +98,52 @@ def push(
     With *compression* every layer is packed that way, whatever it was packed in before.  Raises DataLoss, before the
     manifest is sent, for a layer whose files are not what they should be.
     """
+    work = _Push(store, target, reference, _image_of(store, image_id), compression, credentials, report)
+    manifest, same = work.send(parallel, name=str(reference.tag or DEFAULT_TAG))
+    return Pushed(manifest.digest, manifest.size, reference, same)
+
+
+def push_index(
+    store: ImageStore,
+    target: Target,
+    reference: Reference,
+    image_ids: Sequence[ImageID],
+    *,
+    compression: Compression | None = None,
+    credentials: Mapping[str, str] | None = None,
+    parallel: int = PARALLEL,
+    report: Reporter = silent,
+) -> Pushed:
+    """Push several images by their digests, each for a platform of its own, and an index of them under *reference*.
+
+    As with :func:`push`, what was pulled and not changed keeps its manifest, so that the same images in the same order
+    make the same index.  Raises InvalidArgument, before anything is sent, for two images for one platform.
+    """
+    images: dict[Platform, StoredImage] = {}
+    for image_id in image_ids:
+        image = _image_of(store, image_id)
+        platform = Platform(image.config.os or "linux", image.config.architecture, image.config.variant)
+        if not platform.architecture:
+            raise InvalidArgument(f"image {short_id(image.id)} does not say which platform it is for")
+        if platform in images:
+            both = f"{short_id(images[platform].id)} and {short_id(image.id)}"
+            raise InvalidArgument(f"images {both} are both for {platform}; an index has one for each")
+        images[platform] = image
+    manifests: list[Descriptor] = []
+    for platform, image in images.items():
+        work = _Push(store, target, reference, image, compression, credentials, report)
+        manifest, _ = work.send(parallel, name="")
+        manifests.append(manifest._replace(platform=platform))
+    raw, media_type = make_index(manifests)
+    target.put_manifest(str(reference.tag or DEFAULT_TAG), raw, media_type)
+    return Pushed(digest_of(raw), len(raw), reference, same=False)
+
+
+def _image_of(store: ImageStore, image_id: ImageID) -> StoredImage:
     image = store.images.get(image_id)
     if not image.config.diff_ids:
         raise InvalidArgument(f"image {short_id(image.id)} has no layers; an empty image cannot be pushed")
-    work = _Push(store, target, reference, image, compression, credentials, report)
-    layers = work.send_layers(max(1, parallel))
-    if target.has_blob(image.id) is None:
-        target.upload_blob(image.id, len(image.raw), lambda: iter([image.raw]))
-    kept = work.kept
-    same = kept is not None and [layer.digest for layer in kept.layers] == [layer.digest for layer in layers]
-    if kept is not None and same:
-        raw, media_type = kept.raw, kept.media_type
-    else:
-        raw, media_type = make_manifest(image.id, len(image.raw), layers)
-    target.put_manifest(str(reference.tag or DEFAULT_TAG), raw, media_type)
-    digest = digest_of(raw)
-    with store.root.writing():
-        for diff_id, layer in zip(image.config.diff_ids, layers, strict=True):
-            store.distribution.put(diff_id, layer.digest, work.source(layer.digest))
-        keep_manifest(store, image.id, raw)
-        store.name_images({reference.repository().with_digest(digest).familiar(): image.id})
-    return Pushed(digest, len(raw), reference, same)
+    return image
 
 
 class _Push:
@@ -135,6 +166,7 @@ class _Push:
         self._compression = compression
         self._report = report
         self._guard = threading.Lock()
+        self._stopped = threading.Event()
         self._types: dict[Digest, str] | None = None
         self._key = b""
         if credentials is not None:
@@ -151,41 +183,47 @@ class _Push:
             return ""
         return hmac.new(self._key, (digest + repository).encode(), "sha256").hexdigest()
 
+    def send(self, parallel: int, *, name: str) -> tuple[Descriptor, bool]:
+        """Push the image under the tag *name*, or by its digest if that is empty.
+
+        Returns its manifest, and whether that is the one it was pulled with.
+        """
+        store, target, image = self._store, self._target, self._image
+        layers = self.send_layers(parallel)
+        if target.has_blob(image.id) is None:
+            target.upload_blob(image.id, len(image.raw), lambda: iter([image.raw]))
+        kept = self.kept
+        same = kept is not None and [layer.digest for layer in kept.layers] == [layer.digest for layer in layers]
+        if kept is not None and same:
+            raw, media_type = kept.raw, kept.media_type
+        else:
+            raw, media_type = make_manifest(image.id, len(image.raw), layers)
+        digest = digest_of(raw)
+        target.put_manifest(name or digest, raw, media_type)
+        with store.root.writing():
+            for diff_id, layer in zip(image.config.diff_ids, layers, strict=True):
+                store.distribution.put(diff_id, layer.digest, self.source(layer.digest))
+            keep_manifest(store, image.id, raw)
+            store.name_images({self._reference.repository().with_digest(digest).familiar(): image.id})
+        return Descriptor(media_type, digest, len(raw)), same
+
     def send_layers(self, parallel: int) -> list[Descriptor]:
         """See that every layer is in the repository, several at a time; return their descriptors, base first."""
         layers = self._store.layers.stack(self._image.top)
-        distinct = list({layer.diff_id: layer for layer in layers}.values())
         sent: dict[DiffID, Descriptor] = {}
-        failures: list[BaseException] = []
-        waiting = iter(distinct)
 
-        def work() -> None:
-            try:
-                while not failures:
-                    with self._guard:
-                        layer = next(waiting, None)
-                    if layer is None:
-                        return
-                    descriptor = self._send(layer)
-                    with self._guard:
-                        sent[layer.diff_id] = descriptor
-            except BaseException as error:  # noqa: BLE001  (raised again in the main thread)
-                failures.append(error)
+        def send(layer: Layer) -> None:
+            descriptor = self._send(layer)
+            with self._guard:
+                sent[layer.diff_id] = descriptor
 
-        threads = [
-            threading.Thread(target=work, name=f"push-{n}", daemon=True) for n in range(min(parallel, len(distinct)))
-        ]
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        except BaseException as error:
-            failures.append(error)  # the others stop at their next layer; as daemons they hold nobody up
-            raise
-        if failures:
-            raise failures[0]
+        distinct = {layer.diff_id: layer for layer in layers}.values()
+        for_each(distinct, send, parallel=parallel, name="push", stop=self._stop)
         return [sent[layer.diff_id] for layer in layers]
+
+    def _stop(self) -> None:
+        self._stopped.set()
+        self._target.close()
 
     def _send(self, layer: Layer) -> Descriptor:
         name = short_id(layer.diff_id)
@@ -196,7 +234,7 @@ class _Push:
             self._report(Finished(name, note))
             return descriptor
         compression = self._compression or self._former_packing(layer) or Compression.GZIP
-        packed = pack_layer(self._store, layer, compression)
+        packed = pack_layer(self._store, layer, compression, stopped=self._stopped.is_set)
         try:
             if self._target.has_blob(packed.digest) is not None:
                 note = "Layer already exists"

@@ -85,12 +85,40 @@ class Maintainer(Instruction, frozen=True):
     name: str
 
 
+class Mount(NamedTuple):
+    """One ``--mount`` of RUN, its variables not yet replaced; each field applies to the kinds that Docker says.
+
+    An empty text and None stand for what was not written.
+    """
+
+    kind: str = "bind"
+    """``bind``, ``cache``, ``tmpfs``, ``secret`` or ``ssh``."""
+    target: str = ""
+    source: str = ""
+    stage: str = ""
+    """``from``: a stage or an image; empty is the context for a bind mount, an empty directory for a cache."""
+    writable: bool | None = None
+    id: str = ""
+    sharing: str = ""
+    size: int | None = None
+    """Bytes a tmpfs may hold."""
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    required: bool = False
+    env: str = ""
+    """The variable that a secret is given in."""
+
+
 class Run(Instruction, frozen=True):
-    """``RUN …`` in shell or exec form."""
+    """``RUN [flags] …`` in shell or exec form."""
 
     command: tuple[str, ...]
     shell: bool
     heredocs: tuple[Heredoc, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    network: str = ""
+    """``default``, ``none`` or ``host``; empty is the build's own."""
 
 
 class Cmd(Instruction, frozen=True):

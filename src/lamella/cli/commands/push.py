@@ -1,11 +1,11 @@
-"""``push``: an image, or all tags of a repository, to a registry."""
+"""``push``: an image, all tags of a repository, or an index of several images, to a registry."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from lamella.cli.command import Command
-from lamella.cli.flags import Flag, Values
+from lamella.cli.flags import Flag, UsageError, Values
 from lamella.cli.progress import reporting
 from lamella.cli.registries import TRANSFER_FLAGS, host_of, read_registries
 
@@ -17,8 +17,14 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
     """Push and print each manifest's digest; ``--quiet`` prints the digests alone."""
     from lamella.model.reference import parse_reference
 
-    name = arguments[0]
-    quiet, every = flags.on("quiet"), flags.on("all-tags")
+    name, *images = arguments
+    quiet, every, index = flags.on("quiet"), flags.on("all-tags"), flags.on("index")
+    if index and not images:
+        raise UsageError("'lamella push --index' requires at least 2 arguments", code=1)
+    if images and not index:
+        raise UsageError("'lamella push' requires 1 argument", code=1)
+    if index and every:
+        raise UsageError("--index and --all-tags cannot be used together", code=1)
     reference = parse_reference(name)
     registries = read_registries(context, flags, host_of(name))
     if not quiet:
@@ -26,10 +32,12 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
             context.output.line("Using default tag: latest")
         context.output.line(f"The push refers to repository [{reference.normalised_name()}]")
         context.output.flush()
+    store, compression = context.store(), flags.text("compression")
     with reporting(quiet=quiet, lines=context.output) as report:
-        pushed = context.store().push(
-            name, all_tags=every, compression=flags.text("compression"), registries=registries, report=report
-        )
+        if index:
+            pushed = [store.push_index(name, images, compression=compression, registries=registries, report=report)]
+        else:
+            pushed = store.push(name, all_tags=every, compression=compression, registries=registries, report=report)
     for item in pushed:
         if quiet:
             context.output.line(item.digest)
@@ -40,12 +48,14 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
 
 
 PUSH = Command(
-    usage="[OPTIONS] NAME[:TAG]",
+    usage="[OPTIONS] NAME[:TAG] [IMAGE...]",
     run=run,
     least=1,
-    most=1,
     completes="image",
     notes=(
+        "With --index the IMAGEs, one for each platform, are pushed by their digests, and under NAME an index of them, "
+        "from which whoever pulls NAME gets the one for its platform:\n"
+        "  lamella push --index example.org/app:1 app:amd64 app:arm64\n"
         "Layers that the registry has, or can mount from another repository, are not sent. An image that was pulled "
         "and not changed keeps its digest as long as the registry has its blobs; a blob that must be made again from "
         "the layer may come out with another digest, since compressors differ."
@@ -54,6 +64,7 @@ PUSH = Command(
         Flag("all-tags", "Push all tags of an image to the repository", short="a"),
         *TRANSFER_FLAGS,
         Flag("compression", "Pack layers as gzip, zstd or none (default is as they came)", kind="string"),
+        Flag("index", "Push the given images as one index for several platforms"),
         Flag("quiet", "Print the digests only", short="q"),
     ),
 )

@@ -204,9 +204,11 @@ class RegistryClient:
 
         self._own.request("GET", self._own.root(), read, what="the registry's API", scopes=())
 
-    def drop_mirrors(self) -> None:
-        """Ask no mirror any more: one of them served what was not what it should be."""
-        self._drop(*(session for session in self._sessions if session is not self._own))
+    def drop_mirrors(self) -> bool:
+        """Ask no mirror any more, since one may have served what is wrong; tell whether there were any left."""
+        mirrors = [session for session in self._sessions if session is not self._own]
+        self._drop(*mirrors)
+        return bool(mirrors)
 
     def close(self) -> None:
         """Cut all transfers under way, which end with Cancelled, and let go of all connections."""
