@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -136,3 +137,17 @@ def test_killed_and_not_repeated_prune_clears_it(registry: RealRegistry, served:
     assert leaks(lamella.root) == []
     assert not any(directory.iterdir())
     assert os.listdir(lamella.root / "overlay2/l") == []
+
+
+def test_what_a_broken_pull_left_is_told_by_info_and_freed_by_prune(tmp_path: Path) -> None:
+    lamella = Lamella(tmp_path / "root")
+    lamella.run("image", "prune", "-f")
+    directory = lamella.root / "lamella/blobs"
+    directory.mkdir()
+    for name in ("a", "b"):
+        (directory / f"{name * 64}.partial").write_bytes(bytes(3_000_320))
+    told = json.loads(lamella.run("info", "--format", "{{json .}}"))
+    assert (told["PartialBlobs"], told["PartialBlobsSize"]) == (2, 2 * 3_002_368)
+    assert lamella.run("image", "prune", "-f") == "Total reclaimed space: 6.005MB"
+    assert lamella.run("info", "--format", "{{.PartialBlobs}} {{.PartialBlobsSize}}") == "0 0"
+    assert os.listdir(directory) == []

@@ -432,7 +432,7 @@ def test_a_manifest_is_what_it_hashes_to(server: FaultServer, client: RegistryCl
 
 
 def test_what_is_not_there_is_not_found(server: FaultServer, client: RegistryClient) -> None:
-    with pytest.raises(NotFound, match=r"manifest 1 is not in .*team/app: NAME_UNKNOWN: no such thing"):
+    with pytest.raises(NotFound, match=r"manifest 1 not found in .*team/app: name unknown: no such thing"):
         client.get_manifest("1")
     with pytest.raises(NotFound, match="blob"):
         fetch(client)
@@ -619,7 +619,7 @@ def test_wrong_passwords_are_not_tried_again(connect: Callable[..., RegistryClie
         assert "wr0ng" not in str(caught.value)
     assert len(server.of("/token")) == 1
     assert len(server.of("/v2/team/app/manifests/basic")) == 2
-    with pytest.raises(Unauthorized, match="wants a user name and a password"):
+    with pytest.raises(Unauthorized, match=r"no basic auth credentials for .*lamella login"):
         connect(server).get_manifest("basic")
 
 
@@ -713,7 +713,7 @@ def test_an_unknown_way_in_is_named(server: FaultServer, client: RegistryClient)
     with pytest.raises(Unauthorized, match="without saying how"):
         client.get_manifest("1")
     server.on(MANIFEST, document({"errors": [{"code": "DENIED", "message": "not yours"}]}, code=403))
-    with pytest.raises(Unauthorized, match=r"access to manifest 1 denied .*DENIED: not yours"):
+    with pytest.raises(Unauthorized, match=r"access denied for manifest 1 .*denied: not yours"):
         client.get_manifest("1")
 
 
@@ -778,7 +778,8 @@ def test_mirrors_are_asked_first_and_may_fail(server: FaultServer) -> None:
         assert fetch(client) == DATA
         assert ranges(server) == ["", "bytes=600000-"]
         assert client.get_manifest("1").raw == RAW
-        client.drop_mirrors()
+        assert client.drop_mirrors()
+        assert not client.drop_mirrors()
         with pytest.raises(NotFound):
             client.get_manifest("1")
         client.close()
@@ -885,7 +886,7 @@ def test_a_lost_confirmation_is_no_second_upload(server: FaultServer, client: Re
 
 def test_a_refused_digest_is_final(server: FaultServer, client: RegistryClient) -> None:
     Store(server)
-    with pytest.raises(InvalidArgument, match="DIGEST_INVALID: provided digest did not match"):
+    with pytest.raises(InvalidArgument, match="digest invalid: provided digest did not match"):
         client.upload_blob(DIGEST, len(DATA), lambda: iter((DATA[::-1],)))
     assert methods(server) == ["POST", "PUT"]
 
@@ -966,7 +967,7 @@ def test_a_manifest_is_put_and_its_digest_compared(server: FaultServer, client: 
     with pytest.raises(DigestMismatch):
         client.put_manifest(sha256(b"x"), RAW, TYPE)
     server.on(MANIFEST, document({"errors": [{"code": "MANIFEST_BLOB_UNKNOWN"}]}, code=404), "PUT")
-    with pytest.raises(LamellaError, match="MANIFEST_BLOB_UNKNOWN"):
+    with pytest.raises(LamellaError, match="manifest blob unknown"):
         client.put_manifest("1", RAW, TYPE)
 
 

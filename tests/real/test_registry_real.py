@@ -171,13 +171,13 @@ def test_a_wrong_digest_is_refused_by_the_registry(
     registry: RealRegistry, connect: Callable[..., RegistryClient]
 ) -> None:
     client = connect(f"{registry.host}/wrong")
-    with pytest.raises(InvalidArgument, match="DIGEST_INVALID"):
+    with pytest.raises(InvalidArgument, match="digest invalid"):
         client.upload_blob(DIGEST, len(DATA), lambda: iter((DATA[::-1],)))
-    with pytest.raises((InvalidArgument, NotFound), match=r"MANIFEST_BLOB_UNKNOWN|blob unknown"):
+    with pytest.raises((InvalidArgument, NotFound), match="blob unknown"):
         client.put_manifest("1", MANIFEST, TYPE)
-    with pytest.raises(NotFound, match="MANIFEST_UNKNOWN"):
+    with pytest.raises(NotFound, match="manifest unknown"):
         client.get_manifest("1")
-    with pytest.raises(NotFound, match="NAME_UNKNOWN"):
+    with pytest.raises(NotFound, match="name unknown"):
         connect(f"{registry.host}/none").list_tags()
 
 

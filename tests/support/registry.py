@@ -342,6 +342,27 @@ def cut(data: bytes, count: int, *, reset: bool = False) -> Behaviour:
     return behave
 
 
+def forward(port: int) -> Behaviour:
+    """Pass the request on to the plain registry on *port*, without its credentials, and the answer back."""
+
+    def behave(exchange: Exchange) -> None:
+        seen = exchange.seen
+        sent = {name: value for name, value in seen.headers.items() if name != "authorization"}
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        try:
+            connection.request(seen.method, exchange.path, seen.body, sent)
+            answer = connection.getresponse()
+            body = answer.read()
+        finally:
+            connection.close()
+        headers = {name.lower().replace("-", "_"): value for name, value in answer.headers.items()}
+        if headers.pop("transfer_encoding", ""):
+            headers["content_length"] = str(len(body))
+        exchange.answer(answer.status, body, **{key: headers[key] for key in headers if key not in {"date", "server"}})
+
+    return behave
+
+
 class TokenServer:
     """Guards paths of a FaultServer by bearer tokens, each good for *uses* requests."""
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lamella.model.reference import Reference, parse_tagged
@@ -99,3 +102,37 @@ def client_of(
 
 def name(server: FaultServer, rest: str = "a:1") -> Reference:
     return parse_tagged(f"{server.host}/{rest}")
+
+
+class ChildPull(NamedTuple):
+    """How a pull in a process of its own ended: the error's class, its text, and the most memory it ever had."""
+
+    error: str
+    text: str
+    peak: int
+
+
+_CHILD = """
+import json, sys
+import lamella
+from lamella.engine.registries import Registries, RegistrySettings
+root, name, settings = sys.argv[1:]
+error = None
+try:
+    with lamella.Store.open(root) as store:
+        store.pull(name, registries=Registries(RegistrySettings(**json.loads(settings))))
+except lamella.LamellaError as problem:
+    error = problem
+# Of this program alone: what getrusage tells was the parent's too.
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(json.dumps([type(error).__name__ if error else "", str(error or ""), int(status["VmHWM"].split()[0]) << 10]))
+"""
+
+
+def pull_in_child(root: Path, name: str, settings: RegistrySettings = PATIENT) -> ChildPull:
+    """Pull in a process of its own; what is no LamellaError is the test's failure."""
+    given = {key: getattr(settings, key) for key in ("backoff", "retry_time", "stall_time", "connect_time")}
+    command = [sys.executable, "-c", _CHILD, str(root), name, json.dumps(given)]
+    answer = subprocess.run(command, capture_output=True, check=False, text=True, timeout=120)
+    assert answer.returncode == 0, answer.stderr
+    return ChildPull(*json.loads(answer.stdout))

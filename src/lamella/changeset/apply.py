@@ -18,7 +18,7 @@ from lamella.changeset.entry import Entry, Kind, show
 from lamella.changeset.inflow import Inflow
 from lamella.changeset.inodes import Buffer, Maker, drop_default_acl, set_xattrs, times
 from lamella.changeset.limits import DEFAULT_LIMITS, SPACE_EVERY, Limits, require_space
-from lamella.changeset.placement import Crew, Directories, Directory, Task, place
+from lamella.changeset.placement import Directories, Directory, Task, place
 from lamella.changeset.removal import Remains
 from lamella.changeset.tario import ByteSource, TarReader
 from lamella.changeset.tarsplit import NoRecord, TarSplit
@@ -117,8 +117,6 @@ class _Applier:
         self._limits = limits
         self._maker = Maker()
         self._directories = Directories(root)
-        self._crew = Crew(self._maker, self._directories, self._replace)
-        self._directories.settle = self._crew.drain
         # Real path of every member made, and whether its content has to be found again under its name.
         self._made: dict[bytes, bool] = {}
         self._recorded: set[bytes] = set()
@@ -150,7 +148,6 @@ class _Applier:
         for rest in self._reader.trailer():
             self._recorder.segment(rest)
         try:
-            self._crew.drain()
             self._make_whiteouts()
             self._end_directories()
         except OSError as problem:
@@ -158,7 +155,6 @@ class _Applier:
             raise
 
     def close(self) -> None:
-        self._crew.close()
         self._directories.close()
 
     # ---- members --------------------------------------------------------------------------------------------------
@@ -183,18 +179,14 @@ class _Applier:
                 raise InvalidArgument(f"member {show(entry.name)} is a device 0:0, which is how overlayfs says deleted")
             if entry.kind is Kind.SYMLINK and (not entry.link or b"\0" in entry.link):
                 raise InvalidArgument(f"symbolic link {show(entry.name)} has no valid target")
-            directory, name, alone = self._place_for(entry, recalled=False)
+            directory, name = self._place_for(entry, recalled=False)
             self._record(entry, by_name=not self._repeated)
             if entry.kind is Kind.SYMLINK:
                 self._grow(len(entry.link))
-            self._submit(directory, Task(name, entry, b""), alone)
+            self._make(directory, Task(name, entry, b""))
 
-    def _place_for(self, entry: Entry, *, recalled: bool) -> tuple[Directory, bytes, bool]:
-        """Open the parent of *entry* and account for its name.
-
-        Also tells whether it must be made alone: the name was used before, or is reached through a link, so that
-        order matters.  `_repeated` then says whether tar-split may not name it.
-        """
+    def _place_for(self, entry: Entry, *, recalled: bool) -> tuple[Directory, bytes]:
+        """Open the parent of *entry* and account for its name; `_repeated` then says that tar-split may not name it."""
         directory, name = self._directories.parent(entry.path)
         real = directory.join(name)
         through_link = directory.real != directory.path
@@ -206,19 +198,17 @@ class _Applier:
         if through_link:
             self._recorded.add(entry.path)
             self._through_links = self._through_links or recalled
-        return directory, name, through_link or before is not None
+        return directory, name
 
     def _regular(self, entry: Entry) -> None:
-        directory, name, alone = self._place_for(entry, recalled=entry.size > 0 and entry.sparse is None)
+        directory, name = self._place_for(entry, recalled=entry.size > 0 and entry.sparse is None)
         self._grow(entry.real_size)
         by_name = not self._repeated and entry.sparse is None
         if entry.size <= _SMALL and entry.sparse is None:
             data = self._reader.read()
             self._record(entry, by_name=by_name, data=data)
-            self._submit(directory, Task(name, entry, data), alone)
+            self._make(directory, Task(name, entry, data))
             return
-        if alone:
-            directory = self._settled(directory)
         pieces = self._recorded_pieces(entry, by_name=by_name)
         try:
             self._maker.streamed(directory.fd, name, entry, pieces, directory.inherited)
@@ -250,28 +240,14 @@ class _Applier:
         elif data:
             self._recorder.segment(data)
 
-    def _submit(self, directory: Directory, task: Task, alone: bool) -> None:
-        if not alone and self._style is Style.OVERLAY:
-            self._crew.add(directory, task)
-            return
-        directory = self._settled(directory)
+    def _make(self, directory: Directory, task: Task) -> None:
         try:
             place(self._maker, directory, task)
         except FileExistsError:
-            self._replace(directory, task)
-
-    def _replace(self, directory: Directory, task: Task) -> None:
-        directory = self._clear(directory, task.name)
-        place(self._maker, directory, task)
-
-    def _settled(self, directory: Directory) -> Directory:
-        """Return *directory* when nothing else is being made; on the way it may have been closed and opened again."""
-        self._crew.drain()
-        return self._directories.get(directory.path)
+            place(self._maker, self._clear(directory, task.name), task)
 
     def _clear(self, directory: Directory, name: bytes) -> Directory:
         """Remove what has the name of a new member; return its directory, opened anew."""
-        directory = self._settled(directory)
         self._remains.clear(directory.fd, directory.join(name), name, through_links=self._through_links)
         if self._style is Style.OVERLAY:
             self.size = None
@@ -291,11 +267,8 @@ class _Applier:
             self._made[real] = False
             if parent.real != parent.path:
                 self._recorded.add(path)
-            if repeated or parent.real != parent.path:
-                parent = self._settled(parent)
             directory = self._open_new_directory(parent, name, entry)
         else:
-            self._crew.drain()
             repeated = path in self._recorded
             self._recorded.add(path)
             directory = self._directories.top
@@ -315,8 +288,6 @@ class _Applier:
         try:
             os.mkdir(name, mode, dir_fd=parent.fd)
         except FileExistsError:
-            # Its mode may change under files that are being made in it.
-            parent = self._settled(parent)
             if not stat.S_ISDIR(os.stat(name, dir_fd=parent.fd, follow_symlinks=False).st_mode):
                 parent = self._clear(parent, name)
                 os.mkdir(name, mode, dir_fd=parent.fd)
@@ -327,12 +298,10 @@ class _Applier:
             source_path = Entry(entry.link, Kind.REGULAR).path
         except InvalidArgument as problem:
             raise InvalidArgument(f"hard link {show(entry.name)}: target {problem}") from problem
-        directory, name, alone = self._place_for(entry, recalled=False)
+        directory, name = self._place_for(entry, recalled=False)
         self._record(entry, by_name=not self._repeated)
         try:
             source, source_name = self._directories.parent(source_path, make=False)
-            if self._crew.busy(source):
-                source = self._settled(source)
             status = os.stat(source_name, dir_fd=source.fd, follow_symlinks=False)
         except FileNotFoundError as problem:
             raise self._missing_target(entry) from problem
@@ -340,8 +309,6 @@ class _Applier:
             raise InvalidArgument(f"hard link {show(entry.name)} points to the directory {show(entry.link)}")
         # Fetching the source may have closed the parent, if many others were open.
         directory = self._directories.get(directory.path)
-        if alone or self._crew.busy(directory):
-            source, directory = self._settled(source), self._settled(directory)
         if source.join(source_name) == directory.join(name):
             raise InvalidArgument(f"hard link {show(entry.name)} points to itself")
         try:

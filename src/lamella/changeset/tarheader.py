@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+from functools import lru_cache
 from typing import Final
 
 from lamella.changeset.entry import Entry, Kind, show
@@ -58,20 +59,20 @@ class Header:
                 prefix = prefix[:length].partition(b"\0")[0]
                 if prefix:
                     name = prefix + b"/" + name
-            self.devmajor = parse_number(major)
-            self.devminor = parse_number(minor)
+            self.devmajor = _usual_number(major)
+            self.devminor = _usual_number(minor)
         elif magic == b"ustar  \0":
-            self.devmajor = parse_number(major)
-            self.devminor = parse_number(minor)
+            self.devmajor = _usual_number(major)
+            self.devminor = _usual_number(minor)
         else:
             self.devmajor = self.devminor = 0
         self.name: bytes = name
         self.link: bytes = link.partition(b"\0")[0]
-        self.mode = parse_number(mode)
-        self.uid = parse_number(uid)
-        self.gid = parse_number(gid)
+        self.mode = _usual_number(mode)
+        self.uid = _usual_number(uid)
+        self.gid = _usual_number(gid)
         self.size = parse_number(size)
-        self.mtime = parse_number(mtime)
+        self.mtime = _usual_number(mtime)
 
 
 def _signed_sum(block: bytes) -> int:
@@ -96,6 +97,10 @@ def parse_number(field: bytes) -> int:
     if match is None:
         raise InvalidArgument(f"archive is damaged: {show(field)} in a header is not a number")
     return int(match[1] or b"0", 8)
+
+
+#: For fields whose values repeat from member to member, such as modes, owners and the times of an unpacked release.
+_usual_number = lru_cache(1024)(parse_number)
 
 
 def parse_pax(content: bytes) -> dict[bytes, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 from typing import TYPE_CHECKING
@@ -48,6 +49,7 @@ def describe_store(opened: Opened) -> dict[str, object]:
     states = [container.state for container in containers]
     images = list_images(opened, steps=True)
     layers = {layer.chain_id: layer.size for layer in opened.parts.layers.iter_layers()}
+    partial = _partial_blobs(opened)
     return {
         "Containers": len(containers),
         "ContainersRunning": states.count("running"),
@@ -56,6 +58,8 @@ def describe_store(opened: Opened) -> dict[str, object]:
         "Images": len(images),
         "Layers": len(layers),
         "LayersSize": sum(layers.values()),
+        "PartialBlobs": len(partial),
+        "PartialBlobsSize": sum(partial),
         "Driver": opened.parts.root.driver.name,
         "DockerRootDir": str(opened.root),
         "StateDir": str(opened.state),
@@ -67,6 +71,19 @@ def describe_store(opened: Opened) -> dict[str, object]:
         "DefaultRuntime": _runtime_name(opened),
         "Warnings": [*_warnings(opened), *opened.parts.problems],
     }
+
+
+def _partial_blobs(opened: Opened) -> list[int]:
+    """Return the bytes on disk of each blob that a pull began and did not end; ``image prune`` frees them."""
+    from lamella.transports.blobs import SUFFIX, blobs_directory
+
+    sizes = []
+    with contextlib.suppress(FileNotFoundError), os.scandir(blobs_directory(opened.parts.root)) as entries:
+        for entry in entries:
+            if entry.name.endswith(SUFFIX):
+                with contextlib.suppress(FileNotFoundError):
+                    sizes.append(entry.stat(follow_symlinks=False).st_blocks * 512)
+    return sizes
 
 
 def _runtime_name(opened: Opened) -> str:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from lamella.engine.images import Image, get_image
-from lamella.errors import DataLoss, InvalidArgument, NotFound, Unsupported
+from lamella.errors import DataLoss, InvalidArgument, NotFound, PermissionDenied, Unauthorized, Unsupported
 from lamella.model.progress import Reporter, silent
 from lamella.model.reference import DEFAULT_DOMAIN, Reference, parse_reference, parse_tagged
 from lamella.transports.registry.settings import RegistrySettings
@@ -136,6 +136,15 @@ def pull_images(
     return found
 
 
+def push_reference(name: str, *, all_tags: bool = False) -> Reference:
+    """Parse a name to push to.  Raises InvalidArgument if nothing can be pushed there."""
+    from lamella.transports.pushing import check_pushed
+
+    reference = parse_reference(name)
+    check_pushed(reference, all_tags=all_tags)
+    return reference
+
+
 def push_images(
     opened: Opened, name: str, *, all_tags: bool, compression: str, registries: Registries, report: Reporter
 ) -> list[PushedImage]:
@@ -167,9 +176,8 @@ def push_index(
     """Push an index of several images; see ``Store.push_index``."""
     from lamella.transports.pushing import push_index as push
 
+    push_reference(name)
     reference = parse_tagged(name)
-    if reference.digest is not None:
-        raise InvalidArgument("cannot push a digest reference")
     if not images:
         raise InvalidArgument("an index needs at least one image")
     chosen = [opened.parts.resolve(image) for image in images]
@@ -227,6 +235,9 @@ def login(registry: str, username: str, password: str, registries: Registries) -
     )
     try:
         client.ping()
+    except Unauthorized as error:
+        reason = str(error).partition("; run: lamella login")[0]
+        raise PermissionDenied(f"login attempt to {host} failed, unauthorized: {reason}") from error
     finally:
         client.close()
     return registries.keychain().store(host, credentials)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from lamella.changeset.compression import Compression
 from lamella.errors import DigestMismatch, InvalidArgument, NotFound, Unsupported
-from lamella.model.digest import Digest, digest_of
+from lamella.model.digest import Digest, ImageID, digest_of
 from lamella.model.documents import CONFIG_LIMIT, MANIFEST_LIMIT
 from lamella.model.ids import short_id
 from lamella.model.platform import Platform, host_platform
@@ -126,7 +126,8 @@ def copy(
 
     *connect* opens a repository for ``pull`` or ``pull,push``.  *compression* packs what comes plain from an archive or
     from the store.  A layout gets Docker's documents in OCI's words, since its readers know no others, unless *preserve*
-    keeps them and with them the digest.  A destination in the file system is complete and on disk on return, or as it was.
+    keeps them and with them the digest.  A destination in the file system is complete and on disk on return; after a
+    failure it names what it named before.
     """
     origin, target = parse_place(source), parse_place(destination)
     if not (origin.transport and target.transport) and store is None:
@@ -165,6 +166,17 @@ def copy(
             if isinstance(sink, LayoutArchiveDestination):
                 sink.discard()
             raise
+    return Copied(top.digest, top.media_type)
+
+
+def copy_stored(
+    store: ImageStore, image: ImageID, sink: Destination, compression: Compression, *, report: Reporter = silent
+) -> Copied:
+    """Copy an image of the store to a layout, in OCI's words, its layers packed as *compression* says."""
+    with ExitStack() as scope:
+        source = open_stored(store, image, compression, scope)
+        top = _transfer(source, source.get_manifest(""), sink, 1, report, lambda: None, translated=True)
+        sink.finish()
     return Copied(top.digest, top.media_type)
 
 

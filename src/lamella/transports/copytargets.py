@@ -182,13 +182,15 @@ class LayoutDestination:
 
 
 class DirectoryDestination:
-    """A directory as skopeo writes it: one image or index, blobs named by their digits."""
+    """A directory as skopeo writes it: one image or index, blobs named by their digits; ``manifest.json`` comes last."""
 
     def __init__(self, path: Path) -> None:
         if path.exists() and any(path.iterdir()) and not (path / "version").exists():
             raise AlreadyExists(f"{path} holds other files; name an empty directory")
         self._path = path
         self._files = _Files(path)
+        # First, so that what a broken copy left is known for what it is by the next one.
+        write_file(path / "version", _VERSION, mode=0o644)
 
     def has_blob(self, blob: Descriptor) -> bool:
         """Look for a sound file."""
@@ -204,8 +206,7 @@ class DirectoryDestination:
         write_file(self._path / name, raw, mode=0o644)
 
     def finish(self) -> None:
-        """Write the version."""
-        write_file(self._path / "version", _VERSION, mode=0o644)
+        """Do nothing: the named document came last."""
 
 
 class _TarFile:

@@ -129,7 +129,7 @@ def parse_manifest(raw: bytes, what: str, media_type: str | None) -> Manifest:
         raise schema1(what)
     config = parse_descriptor(document.get("config"), f"{what}: config")
     if config.media_type not in CONFIG_TYPES:
-        raise Unsupported(f"{what} is of {config.media_type!r:.100}, not of a container image")
+        raise Unsupported(f"{what} has unsupported media type {config.media_type!r:.100}, not of a container image")
     if config.size > CONFIG_LIMIT:
         raise InvalidArgument(f"{what}: its config of {config.size} bytes is larger than {CONFIG_LIMIT} bytes")
     layers = tuple(parse_descriptors(document, "layers", what))

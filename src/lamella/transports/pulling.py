@@ -32,6 +32,7 @@ from lamella.transports.blobs import Feed, Partial, open_partial, space_explaine
 from lamella.transports.kept import keep_manifest
 from lamella.transports.manifests import Descriptor, Manifest
 from lamella.transports.plans import ImagePlan
+from lamella.transports.ranges import Spare, read_in_order
 from lamella.transports.resolving import Repository, fetch_plan, resolve
 
 #: Blobs below this size wait in memory; fetching them again costs less than a file.
@@ -93,6 +94,22 @@ def pull(
     return Pulled(plan.id, actual, reference, fresh=True)
 
 
+def fetch_layers(
+    store: ImageStore,
+    repository: Repository,
+    reference: Reference,
+    plan: ImagePlan,
+    manifest: Manifest,
+    tx: Transaction,
+    *,
+    parallel: int = PARALLEL,
+    report: Reporter = silent,
+) -> None:
+    """Bring in the layers of an image that are missing, as part of *tx*; the image is left for the caller to put."""
+    with space_explained(manifest.config.digest):
+        _Pull(store, repository, reference, plan, manifest, tx, report).run(parallel)
+
+
 class _Task(NamedTuple):
     """One missing layer."""
 
@@ -121,6 +138,8 @@ class _Pull:
         self._tx = tx
         self._report = report
         self._guard = threading.Lock()
+        self._parallel = 1
+        self._spare = Spare(0)
         self._stopped = threading.Event()
         self._feeds: set[Feed] = set()
         self._spent: list[Partial] = []
@@ -208,6 +227,7 @@ class _Pull:
                     with self._guard:
                         task = next(waiting, None)
                     if task is None:
+                        self._spare.give()
                         break
                     size = self._fill(task)
                     with self._guard:
@@ -218,6 +238,8 @@ class _Pull:
                 done.put(None)
 
         count = min(parallel, len(tasks))
+        self._parallel = parallel
+        self._spare = Spare(parallel - count)
         threads = [threading.Thread(target=work, name=f"pull-{n}", daemon=True) for n in range(count)]
         failure: BaseException | None = None
         try:
@@ -307,7 +329,9 @@ class _Pull:
             self._report(Advanced(name, len(chunk)))
 
         try:
-            self._repository.read_blob(descriptor.digest, size=descriptor.size, sink=take)
+            read_in_order(
+                self._repository, descriptor.digest, descriptor.size, take, spare=self._spare, most=self._parallel
+            )
         except BaseException as error:  # noqa: BLE001  (raised again where the bytes are read)
             feed.finish(error)
         else:
@@ -337,7 +361,15 @@ class _Pull:
                     self._report(Advanced(_name(descriptor), len(chunk)))
 
                 try:
-                    self._repository.read_blob(descriptor.digest, size=descriptor.size, sink=take, offset=offset)
+                    read_in_order(
+                        self._repository,
+                        descriptor.digest,
+                        descriptor.size,
+                        take,
+                        offset=offset,
+                        spare=self._spare,
+                        most=self._parallel,
+                    )
                 finally:
                     with self._guard:
                         self._feeds.discard(rest)

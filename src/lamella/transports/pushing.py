@@ -103,6 +103,31 @@ def push(
     return Pushed(manifest.digest, manifest.size, reference, same)
 
 
+def push_layers(
+    store: ImageStore,
+    target: Target,
+    reference: Reference,
+    image_id: ImageID,
+    *,
+    compression: Compression | None = None,
+    parallel: int = PARALLEL,
+    report: Reporter = silent,
+) -> dict[DiffID, Descriptor]:
+    """See that an image's layers are in a repository, as :func:`push` does; return where each is.
+
+    Neither config nor manifest is sent, and the image gets no name.
+    """
+    image = store.images.get(image_id)
+    if not image.config.diff_ids:
+        return {}
+    work = _Push(store, target, reference, image, compression, None, report)
+    layers = work.send_layers(parallel)
+    with store.root.writing():
+        for diff_id, layer in zip(image.config.diff_ids, layers, strict=True):
+            store.distribution.put(diff_id, layer.digest, work.source(layer.digest))
+    return dict(zip(image.config.diff_ids, layers, strict=True))
+
+
 def push_index(
     store: ImageStore,
     target: Target,
@@ -330,16 +355,21 @@ class _Push:
         return layer_type(sniff_compression(bytes(start)))
 
 
+def check_pushed(reference: Reference, *, all_tags: bool) -> None:
+    """Refuse a name that nothing can be pushed to, in Docker's words."""
+    if reference.digest is not None:
+        raise InvalidArgument("cannot push a digest reference")
+    if all_tags and reference.tag is not None:
+        raise InvalidArgument("tag can't be used with --all-tags/-a")
+
+
 def find_pushed(store: ImageStore, reference: Reference, *, all_tags: bool) -> list[tuple[Reference, ImageID]]:
     """Return what a push of *reference* is to send: one tag's image, or every tag's of the repository.
 
     Raises NotFound in Docker's words.
     """
-    if reference.digest is not None:
-        raise InvalidArgument("cannot push a digest reference")
+    check_pushed(reference, all_tags=all_tags)
     if all_tags:
-        if reference.tag is not None:
-            raise InvalidArgument("tag can't be used with --all-tags/-a")
         found = [
             (known, image)
             for image, references in store.tags.by_image().items()

@@ -35,13 +35,15 @@ def for_each(
 
     def fail(error: BaseException) -> None:
         with guard:
+            first = not failures
             failures.append(error)
-        if len(failures) == 1:
+        if first:
             stop()
 
     # As daemons they do not keep a process alive that is interrupted a second time.
     threads = [
-        threading.Thread(target=run, name=f"{name}-{n}", daemon=True) for n in range(min(max(1, parallel), len(waiting)))
+        threading.Thread(target=run, name=f"{name}-{n}", daemon=True)
+        for n in range(min(max(1, parallel), len(waiting)))
     ]
     try:
         for thread in threads:

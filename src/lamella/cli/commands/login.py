@@ -13,6 +13,8 @@ from lamella.errors import InvalidArgument
 if TYPE_CHECKING:
     from lamella.cli.context import Context
 
+#: What Docker calls Docker Hub here.
+_HUB = "https://index.docker.io/v1/"
 _PASSWORD_LIMIT = 64 << 10
 
 
@@ -29,7 +31,7 @@ def run_login(context: Context, flags: Values, arguments: list[str]) -> int:
         password = sys.stdin.buffer.read(_PASSWORD_LIMIT).decode("utf-8", "surrogateescape").rstrip("\r\n")
     else:
         if not sys.stdin.isatty():
-            raise InvalidArgument("there is no terminal to ask for a password; use --password-stdin")
+            raise InvalidArgument("cannot perform an interactive login from a non TTY device; use --password-stdin")
         from getpass import getpass
 
         context.output.flush()
@@ -49,10 +51,12 @@ def run_logout(context: Context, flags: Values, arguments: list[str]) -> int:
     from lamella.engine.registries import logout, registry_host
 
     registry = arguments[0] if arguments else ""
+    host = registry_host(registry)
+    shown = _HUB if host == "docker.io" else host
     if logout(registry, read_registries(context, flags)):
-        context.output.line(f"Removing login credentials for {registry_host(registry)}")
+        context.output.line(f"Removing login credentials for {shown}")
     else:
-        context.output.line(f"Not logged in to {registry_host(registry)}")
+        context.output.line(f"Not logged in to {shown}")
     return 0
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def run(context: Context, flags: Values, arguments: list[str]) -> int:
     """Push and print each manifest's digest; ``--quiet`` prints the digests alone."""
-    from lamella.model.reference import parse_reference
+    from lamella.engine.registries import push_reference
 
     name, *images = arguments
     quiet, every, index = flags.on("quiet"), flags.on("all-tags"), flags.on("index")
@@ -25,7 +25,7 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
         raise UsageError("'lamella push' requires 1 argument", code=1)
     if index and every:
         raise UsageError("--index and --all-tags cannot be used together", code=1)
-    reference = parse_reference(name)
+    reference = push_reference(name, all_tags=every)
     registries = read_registries(context, flags, host_of(name))
     if not quiet:
         if reference.tag is None and reference.digest is None and not every:

@@ -135,7 +135,7 @@ class Authorizer:
         credentials = self._found()
         name = self._endpoint.name
         if credentials is None or not credentials.username:
-            raise Unauthorized(f"{name} wants a user name and a password; run: lamella login {name}")
+            raise Unauthorized(f"no basic auth credentials for {name}, which wants them; run: lamella login {name}")
         header = _encode_basic(credentials)
         if header == used:
             self._refused()

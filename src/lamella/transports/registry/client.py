@@ -136,6 +136,11 @@ class RegistryClient:
         finally:
             stream.close()
 
+    def serves_ranges(self, digest: Digest, *, size: int) -> bool:
+        """Tell whether parts of a blob can be had: the server is asked for its first byte."""
+        with self.open_blob(digest, size=size, end=1) as stream:
+            return stream.ranged
+
     def read_blob(
         self, digest: Digest, *, size: int | None, sink: Sink, offset: int = 0, end: int | None = None
     ) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -227,7 +228,9 @@ class Transport:
         phase = "TLS could not be set up: " if handshake else ""
         if isinstance(problem, exceptions.ProxyError):
             phase = "the proxy does not answer: "
-        return Fault(f"{shown}: {phase}{_reason(cause, self._settings)}", handshake=handshake)
+        # That a name does not exist will not change while we wait; that nobody could be asked may.
+        unknown = isinstance(cause.__cause__, socket.gaierror) and cause.__cause__.errno == socket.EAI_NONAME
+        return Fault(f"{shown}: {phase}{_reason(cause, self._settings)}", retryable=not unknown, handshake=handshake)
 
     def _check_open(self) -> None:
         if self.closed.is_set():
@@ -308,9 +311,9 @@ def _innermost(problem: BaseException) -> BaseException:
 def _reason(cause: BaseException, settings: RegistrySettings) -> str:
     match cause:
         case exceptions.NameResolutionError():
-            return "its name cannot be resolved; see that the name and the network are right"
+            return "no such host: its name cannot be resolved; see that the name and the network are right"
         case exceptions.NewConnectionError():
-            return f"no connection ({str(cause).rpartition(': ')[2]}); see that it runs and the network reaches it"
+            return f"no connection ({_line(cause.__cause__ or cause).lower()}); see that it runs and the network reaches it"
         case exceptions.ConnectTimeoutError():
             return f"no connection within {settings.connect_time:g} s; see that the network reaches it"
         case exceptions.ReadTimeoutError() | TimeoutError():

@@ -150,11 +150,11 @@ class Session:
             return Fault(f"{self.where}: {reason} for {what}{detail}", retry_after=wait)
         if status in {401, 403}:
             return Unauthorized(
-                f"access to {what} denied for {self.where}: the repository does not exist or may require"
+                f"access denied for {what} of {self.where}, repository does not exist or may require"
                 f" 'lamella login {self.endpoint.name}'{detail}"
             )
         if status == 404:
-            return NotFound(f"{what} is not in {self.where}{detail}")
+            return NotFound(f"{what} not found in {self.where}{detail}")
         if status >= 500:
             return Unavailable(f"{self.where}: status {status} for {what}{detail}")
         return InvalidArgument(f"{self.where} refused {what} with status {status}{detail}")
@@ -226,7 +226,10 @@ class Session:
 
 
 def _said(answer: Answer) -> str:
-    """Return the first error of a registry's error document as one printable line, or nothing."""
+    """Return the first error of a registry's error document as one printable line, or nothing.
+
+    Its code is put as Docker puts it: ``manifest unknown``, ``denied``.
+    """
     try:
         document = decode_object(answer.read_all(_ERROR_LIMIT, "error"), limit=_ERROR_LIMIT, what="error")
     except (Fault, InvalidArgument):
@@ -235,6 +238,7 @@ def _said(answer: Answer) -> str:
     first = errors[0] if isinstance(errors, list) and errors else None
     if not isinstance(first, dict):
         return ""
-    words = [first.get("code"), first.get("message")]
-    text = ": ".join(word for word in words if isinstance(word, str) and word)
+    code, message = (word if isinstance(word, str) else "" for word in (first.get("code"), first.get("message")))
+    code = code.lower().replace("_", " ")
+    text = ": ".join(dict.fromkeys(word for word in (code, message) if word))
     return "".join(char if char.isprintable() else " " for char in text)[:200]
