@@ -19,6 +19,10 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lamella._version import __version__ as __version__
+    from lamella.engine.builds import RunLimits as RunLimits
+    from lamella.engine.checking import CheckedDockerfile as CheckedDockerfile
+    from lamella.engine.checking import Finding as Finding
+    from lamella.engine.checking import check_dockerfile as check_dockerfile
     from lamella.engine.containers import Container as Container
     from lamella.engine.containers import Output as Output
     from lamella.engine.images import Image as Image
@@ -57,6 +61,7 @@ _PUBLIC = {
     "AlreadyExists": "lamella.errors",
     "BuildFailed": "lamella.errors",
     "Cancelled": "lamella.errors",
+    "CheckedDockerfile": "lamella.engine.checking",
     "CommandNotExecutable": "lamella.errors",
     "CommandNotFound": "lamella.errors",
     "Conflict": "lamella.errors",
@@ -65,6 +70,7 @@ _PUBLIC = {
     "CopiedImage": "lamella.engine.registries",
     "DataLoss": "lamella.errors",
     "DigestMismatch": "lamella.errors",
+    "Finding": "lamella.engine.checking",
     "HistoryStep": "lamella.engine.views.image",
     "Image": "lamella.engine.images",
     "InUse": "lamella.errors",
@@ -80,6 +86,7 @@ _PUBLIC = {
     "Registries": "lamella.engine.registries",
     "RegistrySettings": "lamella.engine.registries",
     "Removed": "lamella.engine.removal",
+    "RunLimits": "lamella.engine.builds",
     "StartFailed": "lamella.errors",
     "Store": "lamella.engine.store",
     "Streams": "lamella.engine.streams",
@@ -87,6 +94,7 @@ _PUBLIC = {
     "Unavailable": "lamella.errors",
     "Unsupported": "lamella.errors",
     "__version__": "lamella._version",
+    "check_dockerfile": "lamella.engine.checking",
     "copy_image": "lamella.engine.registries",
 }
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lamella.build.check import check_dockerfile
+from lamella.build.dockerfile import instructions as ast
 from lamella.build.dockerfile.expand import expand, expand_words
+from lamella.build.dockerfile.mounts import parse_mount
 from lamella.build.dockerfile.parser import parse_dockerfile
 from lamella.build.ignore import parse_ignore
 from lamella.build.patterns import Pattern
 from lamella.errors import InvalidArgument
+from tests.fuzz.dockerfile import run
 
 KEYWORDS = [
     "FROM", "RUN", "ENV", "COPY", "ADD", "CMD", "ARG", "LABEL", "ONBUILD", "HEALTHCHECK", "VOLUME", "SHELL", "EXPOSE",
@@ -57,6 +63,119 @@ def test_expansion_refuses_or_gives_text(word: str, escape: str) -> None:
 
 
 values = st.text(alphabet="ab/.*x-", max_size=8)
+# Written back: what was generated, read again.
+names = st.text("abcXYZ_", min_size=1, max_size=5)
+plain = st.text(
+    st.characters(codec="utf-8", exclude_characters="\n\r\0", exclude_categories=("Zs", "Zl", "Zp", "Cc")), max_size=8
+)
+
+
+def quoted(text: str) -> str:
+    """Write text so that the expansion gives it back."""
+    return "'" + text.replace("'", "'\"'\"'") + "'"
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(names, st.text("ab '\"$\\`{}<>#=,[]é", max_size=8)), min_size=1, max_size=4), st.booleans())
+def test_pairs_that_are_written_with_quotes_are_read_as_they_were(pairs: list[tuple[str, str]], split: bool) -> None:
+    blank = " \\\n  # between\n  " if split else "  "
+    text = "FROM x\nENV " + blank.join(f"{name}={quoted(value)}" for name, value in pairs)
+    (command,) = parse_dockerfile(text).stages[0].commands
+    assert isinstance(command, ast.Env)
+    assert [(pair.name, expand(pair.value, {})) for pair in command.pairs] == pairs
+
+
+@settings(max_examples=200)
+@given(
+    st.sampled_from(["RUN", "cmd", "Entrypoint", "SHELL", "VOLUME", "COPY"]), st.lists(plain, min_size=2, max_size=4)
+)
+def test_lists_that_are_written_as_json_are_read_as_they_were(keyword: str, items: list[str]) -> None:
+    items = [f"/{item}" for item in items]
+    (command,) = parse_dockerfile(f"FROM x\n{keyword} {json.dumps(items)}\n").stages[0].commands
+    if isinstance(command, ast.Volume):
+        assert list(command.paths) == items
+    elif isinstance(command, ast.Copy):
+        assert [*command.sources, command.destination] == items
+    else:
+        assert isinstance(command, ast.Run | ast.Cmd | ast.Entrypoint | ast.Shell)
+        assert list(command.command) == items
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(names, st.lists(st.text("ab $'\"\\\t#<", max_size=6), max_size=3), st.booleans(), st.booleans()),
+        min_size=1,
+        max_size=3,
+        unique_by=lambda item: item[0],
+    )
+)
+def test_here_documents_are_read_as_they_were_written(documents: list[tuple[str, list[str], bool, bool]]) -> None:
+    words, bodies, wanted = [], [], []
+    for name, drawn, literal, chomp in documents:
+        lines = [line for line in drawn if line.lstrip("\t") != name]
+        words.append("<<" + "-" * chomp + (f"'{name}'" if literal else name))
+        bodies += [*lines, name]
+        content = "".join(f"{line}\n" for line in lines)
+        wanted.append((name, re.sub(r"(?m)^\t+", "", content) if chomp else content, not literal))
+    text = "\n".join([f"COPY {' '.join(words)} /d/", *bodies, "USER end"])
+    copy, user = parse_dockerfile("FROM x\n" + text).stages[0].commands
+    assert isinstance(copy, ast.Copy)
+    assert [(item.name, item.text(), item.expand) for item in copy.contents] == wanted
+    assert user.line == 2 + text.count("\n")
+
+
+@settings(max_examples=200)
+@given(
+    st.fixed_dictionaries(
+        {"target": plain.map(lambda text: "/" + text.replace('"', "").replace(",", "").replace("$", ""))},
+        optional={
+            "id": st.text("ab-/ ", max_size=5),
+            "sharing": st.sampled_from(["shared", "private", "locked"]),
+            "mode": st.integers(0, 0o7777).map(lambda mode: f"{mode:o}"),
+            "uid": st.integers(0, 2**32 - 1).map(str),
+            "ro": st.sampled_from(["true", "false", "1", "0"]),
+        },
+    )
+)
+def test_mounts_are_read_as_they_were_written(fields: dict[str, str]) -> None:
+    mount = parse_mount(",".join(["type=cache", *(f"{name}={value}" for name, value in fields.items())]))
+    assert (mount.target, mount.id, mount.sharing) == (
+        fields["target"],
+        fields.get("id", ""),
+        fields.get("sharing", ""),
+    )
+    assert mount.mode == (int(fields["mode"], 8) if "mode" in fields else None)
+    assert mount.uid == (int(fields["uid"]) if "uid" in fields else None)
+    assert mount.writable == ({"true": False, "1": False}.get(fields["ro"], True) if "ro" in fields else None)
+
+
+@settings(max_examples=400)
+@given(files)
+def test_the_linter_finds_or_passes_and_never_breaks(raw: bytes) -> None:
+    checked = check_dockerfile(raw)
+    for finding in checked.findings:
+        assert f"{finding.first:4d} | >>>" in checked.excerpt(finding, "Dockerfile")
+    if checked.error is None:
+        parse_dockerfile(raw)
+
+
+def test_the_fuzzer_finds_nothing_in_a_second(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert run(1, 1, log, tmp_path / "findings") == 0
+    assert re.search(r"finished after 1 s: [1-9][0-9]+ inputs, [0-9]+ outcomes, 0 broken", log.read_text())
+
+
+def test_the_fuzzer_keeps_an_input_that_breaks_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(raw: bytes) -> tuple[str, ...]:
+        raise ValueError(raw)
+
+    monkeypatch.setattr("tests.fuzz.dockerfile.exercise", broken)
+    assert run(0.05, 1, tmp_path / "log", tmp_path / "findings") == 1
+    assert "BROKEN: ValueError at test_build_language.py" in (tmp_path / "log").read_text()
+    assert len(list((tmp_path / "findings").iterdir())) == 1
+
+
 patterns = st.text(alphabet="ab/.*?", max_size=4)
 modifiers = st.one_of(
     st.just("${v}"),
@@ -92,6 +211,34 @@ def test_expansion_is_what_bash_makes_of_it(cases: list[tuple[str, str]]) -> Non
     done = subprocess.run(["bash", "-c", script], capture_output=True, check=True, text=True)
     for (value, word), wanted in zip(cases, done.stdout.split("\0")[:-1], strict=True):
         assert expand(word, {"v": value}) == wanted, (value, word)
+
+
+posix = st.recursive(
+    st.one_of(
+        st.text("abx", min_size=1, max_size=3),
+        st.sampled_from(["$v", "${v}", "$u", '"$v"', "'$v'", "\\$", '"\\$v"', "''"]),
+    ),
+    lambda inner: st.one_of(
+        st.builds("${{{}{}{}}}".format, st.sampled_from("vue"), st.sampled_from([":-", "-", ":+", "+"]), inner),
+        st.builds(
+            "${{{}{}{}}}".format,
+            st.sampled_from("ve"),
+            st.sampled_from(["#", "##", "%", "%%"]),
+            st.text("ab/*?", min_size=1, max_size=4),
+        ),
+        st.lists(inner, min_size=1, max_size=3).map("".join),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(values, posix), min_size=30, max_size=30))
+def test_nested_expansion_is_what_a_posix_shell_makes_of_it(cases: list[tuple[str, str]]) -> None:
+    script = "e=\n" + "".join(f"v='{value}'\nr={word}\nprintf '%s\\0' \"$r\"\n" for value, word in cases)
+    done = subprocess.run(["dash", "-c", script], capture_output=True, check=True, text=True)
+    for (value, word), wanted in zip(cases, done.stdout.split("\0")[:-1], strict=True):
+        assert expand(word, {"v": value, "e": ""}) == wanted, (value, word)
 
 
 pattern_parts = st.lists(

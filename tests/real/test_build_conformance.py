@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from tests.support.building import OLD, Builder, import_base, write_context
 from tests.support.dockerd import Dockerd
 from tests.support.rootfs import pack
 from tests.support.trees import Node, flatten
+from tests.support.web import DATE, Page, Web
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -170,6 +171,85 @@ CASES: dict[str, Case] = {
     "add-tar": Case("FROM base\nADD t.tar /t\nADD t.tar.gz /u/\nCOPY t.tar /v/\n", {"t.tar": b"", "t.tar.gz": b""}),
     "add-tar-over": Case("FROM base\nRUN mkdir -p /t/etc && echo o > /t/etc/issue\nADD --chown=5:5 t.tar /t\n", {"t.tar": b""}),
     "add-no-tar": Case("FROM base\nADD f.tar /t\nADD g.gz /u\n", {"f.tar": "no", "g.gz": "\x1f\x8b no"}),
+    "env-modifiers": Case("FROM base\nENV s=x e=''\nENV a=${s:-d} b=${e:-d} c=${u:-d} d=${s:+r} f=${u:+r} g=${u:-${s}y}\n"),
+    "env-escapes": Case("FROM base\nENV s=x\nENV a=\\$s b='$s' c=\"$s\\\"\" d=\\\\$s e=a\\ b\nENV old $s '$s'\n"),
+    "env-continued": Case("FROM base\nENV a=1 \\\n  b=2 \\\n\n  c=3\nRUN echo $a$b$c > /x\n"),
+    "label-quotes": Case("FROM base\nARG v=1\nLABEL a='$v' b=\"$v\" \"c d\"=$v e=\\\n\"f g\"\n"),
+    "cmd-variable": Case('FROM base\nENV X=y\nCMD ["$X", "${X}"]\nENTRYPOINT $X\n'),
+    "expose-twice": Case("FROM base\nARG P=81\nEXPOSE 80 80/tcp $P\nEXPOSE 80/udp\n"),
+    "user-variable": Case("FROM base\nARG U=alice\nUSER $U:wheel\nRUN id > /tmp/x\nUSER root\nRUN id > /y\n"),
+    "stopsignal-variable": Case("FROM base\nENV S=SIGTERM\nSTOPSIGNAL $S\n"),
+    "healthcheck-periods": Case("FROM base\nHEALTHCHECK --start-period=1s --interval=2m CMD a\nHEALTHCHECK --retries=1 CMD b\n"),
+    "arg-stages": Case("ARG G=g\nFROM base AS a\nARG G\nARG L=l\nRUN echo $G$L > /x\nFROM base\nCOPY --from=a /x /a\nARG G=h\nRUN echo $G$L > /y\n"),
+    "arg-from-arg": Case("ARG A=ba\nARG B=${A}se\nFROM $B\nARG A=1\nARG C=${A}2\nRUN echo $A$C > /x\n"),
+    "arg-env-wins": Case("FROM base\nARG A=1\nENV A=${A}e\nARG A=2\nRUN echo $A > /x\n", {}, ("--build-arg", "A=9")),
+    "arg-empty": Case("FROM base\nARG A\nARG B=\nRUN echo [$A$B] > /x\n", {}, ("--build-arg", "B=")),
+    "arg-in-paths": Case("FROM base\nARG D=/d W=w\nWORKDIR $D\nCOPY f $W/\nUSER ${U:-alice}\n", {"f": "f"}),
+    "onbuild-many": Case("FROM triggers\nRUN echo $T > /after\n"),
+    "onbuild-stage": Case("FROM base AS a\nONBUILD RUN echo 1 > /o\nONBUILD ENV b=c\nFROM a\nRUN echo $b > /p\n"),
+    "workdir-relative": Case("FROM base\nWORKDIR a\nWORKDIR b/../c\nCOPY f .\nCOPY f d/\nRUN pwd > p\n", {"f": "f"}),
+    "workdir-existing": Case("FROM base\nRUN mkdir -m 700 /w && chown 5:5 /w\nWORKDIR /w\nCOPY f .\nWORKDIR /w/x\n", {"f": "f"}),
+    "workdir-link": Case("FROM base\nRUN mkdir /t && ln -s /t /l\nWORKDIR /l/x\nRUN pwd > /p\nCOPY f y\n", {"f": "f"}),
+    "workdir-dangling": Case("FROM base\nRUN ln -s /no/where /l\nWORKDIR /l\nRUN pwd -P > /p\n"),
+    "workdir-slash": Case("FROM base\nWORKDIR /w/\nCOPY f x\nWORKDIR .\nRUN pwd > p\n", {"f": "f"}),
+    "workdir-root": Case("FROM base\nWORKDIR /\nCOPY f x\nWORKDIR ..\n", {"f": "f"}),
+    "volume-run": Case("FROM base\nVOLUME /v\nRUN echo x > /v/f; echo y > /w\n"),
+    "volume-content": Case("FROM base\nRUN mkdir /v && echo 1 > /v/a\nVOLUME /v\nRUN echo 2 > /v/b; cat /v/a > /c\nCOPY f /v/c\n", {"f": "f"}),
+    "volume-replaced": Case("FROM base\nRUN mkdir /v && echo 1 > /v/a\nVOLUME /v\nRUN rm /v/a; echo 2 > /v/a; true\nRUN cat /v/a > /w\n"),
+    "run-exec-unexpanded": Case('FROM base\nENV X=y\nRUN ["/bin/echo", "$X"]\nRUN ["/bin/sh", "-c", "echo $X > /x"]\n'),
+    "run-quotes": Case("FROM base\nRUN echo 'a  b' \"c  d\" e\\ f > /x # no comment\n"),
+    "run-chmod-only": Case("FROM base\nRUN chmod 600 /etc/passwd\nRUN chown 3:4 /etc/group\n"),
+    "run-rename": Case("FROM base\nRUN mkdir -p /q/r && echo 1 > /q/r/s\nRUN mv /q/r /q/t && mv /q/t/s /q/u\n"),
+    "run-removes-copied": copy("COPY d /d", "RUN rm /d/a && rm -r /d/sub", "COPY d/sub /d/sub"),
+    "copy-to-directory-dot": copy("COPY f /etc/.", "COPY f /n/."),
+    "copy-to-dot-slash": copy("WORKDIR /w", "COPY f ./", "COPY d ."),
+    "copy-to-dotdot": copy("WORKDIR /w/x", "COPY f ..", "COPY d ../y/", "COPY f /a/../b"),
+    "copy-slashes": copy("COPY f //g//h", "COPY d//sub///c /i", "COPY d/// /j///"),
+    "copy-dir-to-root": copy("COPY d /"),
+    "copy-over-root": Case("FROM base\nCOPY . /\n", {"etc/new": "1", "etc/passwd": "root:x:0:0::/:/bin/sh\n", "tmp/x": "2"}),
+    "copy-many-existing": copy("RUN mkdir -m 711 /m && chown 4:4 /m && echo old > /m/f", "COPY f script d /m/"),
+    "copy-dir-linked-parent": copy("RUN mkdir -p /t/u && ln -s t /l", "COPY d /l/u/v", "COPY d /l/w/"),
+    "copy-dir-over-link": copy("RUN mkdir /t && ln -s t /l", "COPY d /l/", "COPY dirlink /l"),
+    "copy-link-chain": copy("RUN ln -s b /a && ln -s /c/d /b && mkdir /c", "COPY f /a"),
+    "copy-link-dotdot": copy("RUN mkdir -p /q/r && ln -s q/r /l", "COPY f /l/g", "COPY f /l/./h"),
+    "copy-absolute-link": copy("RUN ln -s /etc /l", "COPY f /l/", "COPY d /l/d"),
+    "copy-file-into-new-linked": copy("RUN ln -s /n /l", "COPY f /l/"),
+    "copy-replaces-fifo": copy("RUN mkfifo /p && mknod /n c 1 3", "COPY f /p", "COPY script /n"),
+    "copy-dir-back-to-file": copy("COPY d /x", "RUN rm -r /x", "COPY f /x", "RUN rm /x", "COPY d /x"),
+    "copy-glob-all": copy("COPY * /g/"),
+    "copy-glob-hidden": Case("FROM base\nCOPY .* /g/\nCOPY d/.[a-h]* /h/\n", {".a": "1", ".b": "2", "d/.c": "3", "d/.x": "4"}),
+    "copy-glob-links": copy("COPY *link /g/"),
+    "copy-glob-to-file": copy("COPY x.t?t /g", "COPY script* /h/i"),
+    "copy-glob-negated": copy("COPY [^x].txt /g/"),
+    "copy-glob-brackets": Case("FROM base\nCOPY a[[]1].txt /g/\nCOPY b[*]c /h/\n", {"a[1].txt": "1", "a1.txt": "2", "b*c": "3", "bxc": "4"}),
+    "copy-glob-missing-one": copy("COPY f nothing* /g/"),
+    "copy-glob-double-star": copy("COPY **/a /g/", "COPY d/su** /h/"),
+    "copy-chown-mixed": copy("COPY --chown=alice:5 f /g", "COPY --chown=6:wheel d /h", "COPY --chown=0 f /i"),
+    "copy-chown-late-user": copy("RUN echo bob:x:77:78::/: >> /etc/passwd && echo bob:x:79: >> /etc/group", "COPY --chown=bob f /g", "COPY --chown=bob:alice d /h"),
+    "copy-chown-links": copy("COPY --chown=3:4 . /all", "COPY --chown=3:4 filelink /l"),
+    "copy-chown-into-existing": copy("RUN mkdir /q && echo 1 > /q/a && chmod 4755 /q/a", "COPY --chown=3:4 d /q", "ADD --chown=5 d/b /q/"),
+    "copy-modes": Case("FROM base\nCOPY . /m\nCOPY t /t\n", {"n": ("n", 0), "a": ("a", 0o777), "s": ("s", 0o1644), "t": (None, 0o1777), "t/x": "x", "p": (None, 0o700)}),
+    "copy-fifo": Case("FROM base\nCOPY . /m\n", {"p": "|", "d/q": "|", "f": "f"}),
+    "copy-large": Case("FROM base\nCOPY l /l\nCOPY . /all\n", {"l": "0123456789abcdef" * 150_000, "e": ""}),
+    "copy-deep": Case("FROM base\nCOPY a /n/\nCOPY a/b/c/d/e/f/g /g\n", {"a/b/c/d/e/f/g/h": "x", "a/b/c/i": "y"}),
+    "copy-from-glob": Case("FROM base AS o\nRUN mkdir /o && echo 1 > /o/a.x && echo 2 > /o/b.x\nFROM base\nCOPY --from=o /o/*.x /p/\nCOPY --from=o /o/a.? /q\n"),
+    "copy-from-chained": Case("FROM base AS a\nRUN echo 1 > /a\nFROM base AS b\nCOPY --from=a /a /b\nFROM base\nCOPY --from=b /b /c\nCOPY --from=1 /b /d\n"),
+    "copy-from-nodes": Case("FROM base AS o\nRUN mkdir /o && mkfifo /o/p && mknod /o/c c 1 3 && mknod /o/b b 7 0 && chmod 640 /o/c\nFROM base\nCOPY --from=o /o /o\n"),
+    "copy-from-modes": Case("FROM base AS o\nRUN mkdir -m 1777 /o && mkdir -m 2755 /o/g && touch /o/s && chmod 6755 /o/s && chown 1:2 /o/g\nFROM base\nCOPY --from=o /o /o1\nCOPY --from=o --chown=3:4 /o /o2\n"),
+    "copy-from-root": Case("FROM scratch AS o\nCOPY . /\nFROM base\nCOPY --from=o / /all\n", TREE),
+    "ignore-anchored": Case("FROM base\nCOPY . /all\n", {**TREE, ".dockerignore": "/x.txt\nd/\n/dirlink/\n"}),
+    "ignore-order": Case("FROM base\nCOPY . /all\n", {**TREE, ".dockerignore": "!x.txt\n*.txt\n!y.*\nd/**\n!d/sub/c\n"}),
+    "ignore-marks": Case("FROM base\nCOPY . /all\n", {**TREE, "#a": "1", "!b": "2", "c d": "3", ".dockerignore": "\ufeff#a\n # b\n\\!b\n c d \n"}),
+    "ignore-classes": Case("FROM base\nCOPY . /all\n", {**TREE, ".dockerignore": "[w-x].txt\n?\n**/s?b\n"}),
+    "ignore-links": Case("FROM base\nCOPY . /all\n", {**TREE, ".dockerignore": "d/link\nfilelink\nd/../x.txt\n"}),
+    "add-dirs": copy("ADD d dirlink /h/", "ADD *.txt /g/"),
+    "add-tar-xz": Case("FROM base\nADD t.tar.xz /t\nADD t.tar.bz2 /u/\n", {"t.tar.xz": b"", "t.tar.bz2": b""}),
+    "add-tar-new-path": Case("FROM base\nADD t.tar /n/e/w\nADD *.tar /g/\nWORKDIR /w\nADD t.tar .\n", {"t.tar": b""}),
+    "add-url": Case("FROM base\nADD http://web/a.txt /u/\nADD http://web/a.txt?x=y /v\nWORKDIR /w\nADD http://web/a%20b .\n"),
+    "add-url-archive": Case("FROM base\nADD http://web/t.tar /u/\nADD http://web/t.tar /v/w\n"),
+    "add-url-chown": Case("FROM base\nADD --chown=alice:wheel http://web/a.txt /n/e/w/\nADD http://web/undated /etc\n"),
+    "add-url-named": Case("FROM base\nADD http://web/d/ /u/\nADD http://web/e/ /v\n"),
+    "add-tar-linked": Case("FROM base\nRUN mkdir /r && ln -s /r /l && ln -s /etc/passwd /r/run\nADD t.tar /l\n", {"t.tar": b""}),
 }  # fmt: skip
 
 
@@ -179,7 +259,7 @@ class Outcome(NamedTuple):
 
 
 # Debian's client sends modes with the bits of the file's type, newer ones without: the sums differ.
-_SUM = re.compile(r"(file|dir|multi):[0-9a-f]{64}")
+_SUM = re.compile(r"((?:file|dir|multi):|)[0-9a-f]{64}")
 
 
 def settled(layers: list[dict[str, Node]]) -> list[dict[str, Node]]:
@@ -195,17 +275,18 @@ def comparable(config: dict[str, Any]) -> dict[str, Any]:
     settings = {key: value for key, value in config["config"].items() if key not in ("Image", "Hostname")}
     parent = {key: value for key, value in config["container_config"].items() if key not in ("Image", "Hostname")}
     parent["Labels"] = parent["Labels"] or None  # dockerd makes a container for most steps, with labels {}
-    parent["Cmd"] = [_SUM.sub(r"\1:…", word) for word in parent["Cmd"]]
+    parent["Cmd"] = [_SUM.sub(r"\1…", word) for word in parent["Cmd"]]
     history = [{key: value for key, value in entry.items() if key != "created"} for entry in config["history"]]
     for entry in history:
-        entry["created_by"] = _SUM.sub(r"\1:…", entry.get("created_by", ""))
+        entry["created_by"] = _SUM.sub(r"\1…", entry.get("created_by", ""))
     others = {key: config.get(key) for key in ("architecture", "os", "author")}
     return {"config": settings, "container_config": parent, "history": history, **others}
 
 
-def archive(directory: Path, compress: bool) -> bytes:
-    import subprocess
+PACKERS = {".gz": ["gzip", "-n"], ".xz": ["xz"], ".bz2": ["bzip2"]}
 
+
+def archive(directory: Path, suffix: str) -> bytes:
     source = directory / "tar-source"
     if not source.exists():
         (source / "etc").mkdir(parents=True)
@@ -213,20 +294,30 @@ def archive(directory: Path, compress: bool) -> bytes:
         (source / "run").write_text("x")
         (source / "run").chmod(0o4755)
         (source / "link").symlink_to("/etc/issue")
+        (source / "other").hardlink_to(source / "run")
+        (source / "shut").mkdir(0o700)
     command = ["tar", "--mtime=@1600000000", "--owner=12", "--group=13", "-C", str(source), "-cf", "-", "."]
     plain = subprocess.run(command, check=True, capture_output=True).stdout
-    if not compress:
+    if suffix not in PACKERS:
         return plain
-    return subprocess.run(["gzip", "-n"], input=plain, check=True, capture_output=True).stdout
+    return subprocess.run(PACKERS[suffix], input=plain, check=True, capture_output=True).stdout
 
 
-def context_of(name: str, place: Path) -> Path:
+def serve_pages(web: Web, place: Path) -> None:
+    dated = (("Last-Modified", DATE),)
+    web.pages["/a.txt"] = web.pages["/a.txt?x=y"] = web.pages["/a%20b"] = Page(b"a", headers=dated)
+    web.pages["/t.tar"] = Page(archive(place, ".tar"), headers=dated)
+    web.pages["/undated"] = web.pages["/e/"] = Page(b"u")
+    web.pages["/d/"] = Page(b"d", headers=(*dated, ("Content-Disposition", 'attachment; filename="named"')))
+
+
+def context_of(name: str, place: Path, web: Web) -> Path:
     case = CASES[name]
     files = dict(case.files)
     for path, content in files.items():
         if content == b"":
-            files[path] = archive(place, path.endswith(".gz"))
-    return write_context(place / "contexts" / name, case.dockerfile, files)
+            files[path] = archive(place, Path(path).suffix)
+    return write_context(place / "contexts" / name, case.dockerfile.replace("http://web", web.url), files)
 
 
 def build_with_docker(docker: Dockerd, root: Path, name: str, context: Path) -> Outcome | str:
@@ -267,15 +358,20 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory, busybox_rootfs: Path) -> 
     import_base(builder.store, place / "base.tar")
     import_base(builder.store, place / "base.tar", "withcmd:latest", cmd=("inherited",), env=("PATH=/bin", "x=y"))
     import_base(builder.store, place / "base.tar", "trigger:latest", on_build=("RUN echo fired > /fired", "COPY f /f"))
-    shutil.copytree(place / "lamella", place / "docker", symlinks=True)
+    triggers = ("ENV T=1", "WORKDIR /t", "ARG A=2", "RUN echo $T$A > o", "LABEL x=$T")
+    import_base(builder.store, place / "base.tar", "triggers:latest", on_build=triggers)
+    subprocess.run(["cp", "-a", place / "lamella", place / "docker"], check=True)
     found: dict[str, list[Any]] = {}
+    web = Web()
+    serve_pages(web, place)
     with Dockerd(place / "docker") as docker:
-        contexts = {name: context_of(name, place) for name in CASES}
+        contexts = {name: context_of(name, place, web) for name in CASES}
         with ThreadPoolExecutor(6) as pool:
             built = pool.map(partial(build_with_docker, docker, place / "docker"), contexts, contexts.values())
             theirs = list(built)
     for (name, context), outcome in zip(contexts.items(), theirs, strict=True):
         found[name] = [outcome, build_with_lamella(builder, name, context)]
+    web.close()
     yield found
 
 

@@ -275,7 +275,7 @@ EOF
 """
     image = builder.build(write_context(context, text, {"d/e/f": "x"})).image_id
     layers = builder.layers(image)
-    assert {path: node.mode for path, node in layers[1].items()} == {"d": 0o755, "d/e": 0o751, "d/e/f": 0o751}
+    assert {path: node.mode for path, node in layers[1].items()} == {"d": 0o751, "d/e": 0o751, "d/e/f": 0o751}
     assert builder.text(image, "h/one") == "hello world\n"
     assert builder.text(image, "h/two") == "hello $who\n"
     assert builder.text(image, "s") == "script\nof two lines\n"
@@ -331,8 +331,11 @@ def test_arguments_reach_commands_and_history_but_not_the_environment(builder: B
 def test_an_argument_that_looks_like_a_secret_is_warned_of(builder: Builder, context: Path) -> None:
     write_context(context, "FROM base\nARG GH_TOKEN\nENV a=b\n")
     builder.build(context, build_args={"GH_TOKEN": "x", "TOKENIZER": "y"})
-    warned = [line for line in builder.lines if "give no secret" in line]
-    assert warned == ["[Warning] build argument GH_TOKEN will be seen in the image's history; give no secret that way"]
+    warned = [line for line in builder.lines if "SecretsUsedInArgOrEnv" in line]
+    assert warned == [
+        "[Warning] SecretsUsedInArgOrEnv: Do not use ARG or ENV instructions for sensitive data "
+        '(ARG "GH_TOKEN") (line 2)'
+    ]
 
 
 def test_a_run_has_its_own_hosts_file_and_leaves_no_trace_of_it(builder: Builder, context: Path) -> None:

@@ -38,14 +38,24 @@ def import_base(store: ImageStore, tar: Path, name: str = "base:latest", **setti
 
 
 def write_context(directory: Path, dockerfile: str, files: Mapping[str, object] | None = None) -> Path:
-    """Write a context; a value is text, ``(text, mode)``, ``None`` for a directory, or ``-> target`` for a link."""
+    """Write a context.
+
+    A value is text, ``(text, mode)``, ``None`` for a directory, ``(None, mode)`` for one of that mode, ``-> target``
+    for a symbolic link, ``= file`` for a hard link, ``|`` for a FIFO.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "Dockerfile").write_text(dockerfile)
+    modes: dict[Path, int] = {}
     for name, value in (files or {}).items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if value is None:
             path.mkdir(exist_ok=True)
+        elif isinstance(value, tuple) and value[0] is None:
+            path.mkdir(exist_ok=True)
+            modes[path] = value[1]
+        elif value == "|":
+            os.mkfifo(path)
         elif isinstance(value, bytes):
             path.write_bytes(value)
         elif isinstance(value, tuple):
@@ -57,6 +67,8 @@ def write_context(directory: Path, dockerfile: str, files: Mapping[str, object] 
             os.link(directory / str(value)[2:], path)
         else:
             path.write_text(str(value))
+    for path, mode in modes.items():
+        path.chmod(mode)
     for parent, names, others in os.walk(directory, topdown=False):
         for name in [*names, *others]:
             os.utime(Path(parent, name), (OLD, OLD), follow_symlinks=False)
@@ -66,8 +78,8 @@ def write_context(directory: Path, dockerfile: str, files: Mapping[str, object] 
 class Builder:
     """One store to build in, and what the last build said."""
 
-    def __init__(self, root: Path) -> None:
-        self.store = ImageStore.open(root)
+    def __init__(self, root: Path, *, driver: str | None = None) -> None:
+        self.store = ImageStore.open(root, driver=driver)
         self.site = Site(self.store, root.parent / "state")
         self.events: list[BuildEvent] = []
 

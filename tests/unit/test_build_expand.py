@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lamella.build.dockerfile.expand import MAX_EXPANDED, expand, expand_words
+from lamella.build.dockerfile.expand import MAX_EXPANDED, expand, expand_text, expand_words
 from lamella.errors import InvalidArgument
 
 VARIABLES = {"x": "hello", "p": "/usr/local/bin", "e": "", "s": "a b  c", "star": "a*b"}
@@ -81,6 +81,32 @@ def test_a_variable_splits_into_words_unless_quoted() -> None:
     assert expand_words('"$s" d\\ e', VARIABLES) == ["a b  c", "d e"]
     assert expand_words("'' \"\"", VARIABLES) == []
     assert expand_words("pre${x:-}post", VARIABLES) == ["prehellopost"]
+
+
+def test_a_file_from_a_here_document_keeps_its_quotes() -> None:
+    text = "a=\"$x\" b='$x' \\$x ${y:-'d'} it's\n"
+    assert expand_text(text, VARIABLES) == "a=\"hello\" b='hello' $x 'd' it's\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("${y:-${z:-${x}}}", "hello"),
+        ("${y:-\\}}", "}"),
+        ('${y:-"a}b"}', "a}b"),
+        ("${x:+${p##*/}}", "bin"),
+        ("${p%%/${x:+local}*}", "/usr"),
+        ("${s//  /_}", "a b_c"),
+        ("${star/\\*/${x}}", "ahellob"),
+        ("${star#a?}", "b"),
+        ("${x?no}", "hello"),
+        ("${e?no}", ""),
+        ("${1}${10}$1a", "a"),
+        ("${p%${y}}", "/usr/local/bin"),
+    ],
+)
+def test_modifiers_nest_and_escape(word: str, value: str) -> None:
+    assert expand(word, VARIABLES) == value
 
 
 def test_the_escape_character_is_the_directives() -> None:

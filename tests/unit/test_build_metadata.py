@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from lamella.build.arguments import BuildArguments
+from lamella.build.arguments import BuildArguments, automatic_arguments, given_epoch
 from lamella.build.dockerfile.parser import parse_dockerfile
 from lamella.build.metadata import StageState, apply_metadata
 from lamella.build.plan import plan_stages
+from lamella.build.request import declare_globals
 from lamella.errors import InvalidArgument
 from lamella.model.goprint import quote
 from lamella.model.imageconfig import ContainerSettings
+from lamella.model.platform import Platform, host_platform
 
 
 def apply(text: str, **settings: object) -> tuple[StageState, list[str]]:
@@ -55,6 +57,14 @@ def test_entrypoint_clears_an_inherited_cmd_but_not_ones_own() -> None:
     assert apply('CMD ["new"]\nENTRYPOINT ["a"]', cmd=("old",))[0].settings.cmd == ("new",)
 
 
+def test_a_second_healthcheck_keeps_the_times_that_it_does_not_set() -> None:
+    state, words = apply("HEALTHCHECK --interval=2m --retries=3 CMD a\nHEALTHCHECK --retries=1 CMD b")
+    check = state.settings.healthcheck
+    assert check is not None
+    assert (check.test, check.interval, check.retries) == (("CMD-SHELL", "b"), 120 * 10**9, 1)
+    assert words[1] == 'HEALTHCHECK &{["CMD-SHELL" "b"] "0s" "0s" "0s" \'\\x01\'}'
+
+
 def test_an_argument_is_hidden_by_an_environment_variable() -> None:
     state, _ = apply("ARG a=1\nENV a=2\nLABEL l=$a")
     assert state.settings.labels == {"l": "2"}
@@ -85,6 +95,69 @@ def test_build_arguments_come_from_the_command_line_then_defaults_then_the_globa
     assert not stage.is_recorded("HTTP_PROXY")
 
 
+def test_an_argument_without_default_takes_the_global_value_or_keeps_its_own() -> None:
+    arguments = BuildArguments({})
+    arguments.declare_global("g", "global")
+    arguments.declare_global("g", None)
+    stage = arguments.for_stage()
+    for name, default in (("g", "own"), ("g", None), ("n", "own"), ("n", None)):
+        stage.declare(name, default)
+    assert stage.values() == {"g": "global", "n": "own"}
+
+
+def test_a_stage_on_another_has_its_arguments() -> None:
+    arguments = BuildArguments({})
+    parent = arguments.for_stage()
+    parent.declare("a", "1")
+    child = arguments.for_stage(parent)
+    child.declare("b", "2")
+    assert child.values() == {"a": "1", "b": "2"}
+    assert (parent.values(), arguments.for_stage().values()) == ({"a": "1"}, {})
+
+
+def test_defaults_may_use_the_arguments_before_them() -> None:
+    state, words = apply("ARG a=1 b=$a-2\nARG c=${b#1-}\nENV d=$a$b$c")
+    assert state.settings.env == ("d=11-22",)
+    assert words[0] == "ARG a=1 b=1-2"
+    dockerfile = parse_dockerfile("ARG a=1 b=$a-2\nARG c=${b#1-}\nFROM x:$c")
+    arguments = BuildArguments({"b": "given-9"})
+    declare_globals(dockerfile, arguments)
+    assert arguments.global_values() == {"a": "1", "b": "given-9", "c": "given-9"}
+
+
+def test_a_default_that_fails_does_not_matter_to_an_argument_that_is_given() -> None:
+    text = "ARG a=${b:?unset}"
+    with pytest.raises(InvalidArgument, match="b: unset"):
+        apply(text)
+    state = StageState(ContainerSettings(), BuildArguments({"a": "1"}), "\\")
+    (stage,) = parse_dockerfile("FROM base\n" + text).stages
+    apply_metadata(state, stage.commands[0])  # type: ignore[arg-type]
+    assert state.variables() == {"a": "1"}
+
+
+def test_what_is_built_where_is_known_to_from_and_to_stages_that_ask() -> None:
+    automatic = automatic_arguments(Platform("linux", "arm", "v7"), "app", 7)
+    arguments = BuildArguments({"TARGETOS": "other", "SOURCE_DATE_EPOCH": "7"}, automatic)
+    values = arguments.global_values()
+    assert values["TARGETPLATFORM"] == "linux/arm/v7"
+    assert (values["TARGETOS"], values["TARGETARCH"], values["TARGETVARIANT"]) == ("other", "arm", "v7")
+    assert values["BUILDPLATFORM"] == str(host_platform())
+    stage = arguments.for_stage()
+    assert stage.values() == {}
+    for name, default in (("TARGETARCH", None), ("TARGETSTAGE", "mine"), ("SOURCE_DATE_EPOCH", None)):
+        stage.declare(name, default)
+    assert stage.values() == {"TARGETARCH": "arm", "TARGETSTAGE": "mine", "SOURCE_DATE_EPOCH": "7"}
+    assert arguments.unused() == []
+
+
+@pytest.mark.parametrize("text", ["x", "", "-1", "1.5", "٣", "9" * 19])
+def test_an_epoch_is_a_number_of_seconds(text: str) -> None:
+    assert given_epoch({"SOURCE_DATE_EPOCH": "12"}) == 12
+    assert given_epoch({}) is None
+    with pytest.raises(InvalidArgument, match="SOURCE_DATE_EPOCH"):
+        given_epoch({"SOURCE_DATE_EPOCH": text})
+
+
 def test_only_the_stages_that_the_target_needs_are_planned() -> None:
     text = """\
 FROM x AS one
@@ -96,6 +169,7 @@ COPY --from=0 a b
 FROM x
 """
     dockerfile = parse_dockerfile(text)
+    assert plan_stages(parse_dockerfile("FROM x AS a\nFROM y AS a\nFROM a\n"), "", {}) == [1, 2]
     assert plan_stages(dockerfile, "", {}) == [4]
     assert plan_stages(dockerfile, "four", {}) == [0, 1, 3]
     assert plan_stages(dockerfile, "TWO", {}) == [0, 1]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lamella.fs.atomic import write_file
+from lamella.fs.atomic import write_file, writing_file
 
 
 @pytest.mark.parametrize("sync", [True, False])
@@ -42,3 +42,26 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None
     assert os.listdir(tmp_path) == ["name"]
     with pytest.raises(FileNotFoundError):
         write_file(tmp_path / "missing" / "name", b"x")
+
+
+def test_a_stream_becomes_the_file_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with writing_file(path, mode=0o640) as stream:
+        stream.write(b"new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == 0o640
+    with pytest.raises(TypeError), writing_file(path) as stream:
+        stream.writelines([b"half", "no bytes"])  # type: ignore[list-item]
+    assert path.read_text() == "new"
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_stream_to_a_pipe_goes_into_the_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with writing_file(tmp_path / "pipe") as stream:
+        stream.write(b"through")
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)

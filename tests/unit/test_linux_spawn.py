@@ -10,6 +10,7 @@ import pytest
 
 from lamella.errors import Unavailable
 from lamella.linux import spawn
+from lamella.linux.mount import Mount, mounted
 from lamella.linux.spawn import Completed, find_tool, run, start
 
 
@@ -40,6 +41,23 @@ def test_descriptors_reach_a_program_only_by_name(tmp_path: Path) -> None:
     finally:
         os.close(fd)
         os.close(other)
+
+
+def test_a_mount_can_be_hidden_from_one_program(tmp_path: Path) -> None:
+    with mounted(Mount("tmpfs", "hidden"), tmp_path):
+        (tmp_path / "f").touch()
+        reads, writes = os.pipe()
+        with os.fdopen(reads) as seen:
+            with spawn.start_without(tmp_path, ["/bin/ls", str(tmp_path)], env={}, stdout=writes) as program:
+                os.close(writes)
+                assert program.wait() == 0
+            assert seen.read() == ""
+        assert (tmp_path / "f").exists()
+
+
+def test_a_program_is_not_started_if_the_mount_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Invalid argument"):
+        spawn.start_without(tmp_path, ["/bin/true"], env={})
 
 
 def test_a_descriptor_can_be_the_input(tmp_path: Path) -> None:

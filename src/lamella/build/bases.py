@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Lock
+
 import msgspec
 
 from lamella.build.dockerfile.expand import expand
@@ -21,7 +23,9 @@ class Bases:
         self._store = store
         self._dockerfile = dockerfile
         self._options = options
-        self._fetched: set[str] = set()
+        self._guard = Lock()
+        self._fetching: dict[str, Lock] = {}
+        self._found: dict[tuple[str, Platform | None], Snapshot] = {}
         self.results: dict[int, Snapshot] = {}
 
     def find_base(self, base: From, index: int, variables: dict[str, str]) -> Snapshot:
@@ -38,6 +42,16 @@ class Bases:
             return scratch(wanted or host_platform())
         return self.find_image(name, wanted)
 
+    def find_root(self, index: int, variables: dict[str, str]) -> Snapshot:
+        """Find what stage `index` stands on in the end, through all stages that it is made from."""
+        stages = self._dockerfile.stages
+        while True:
+            name = expand(stages[index].base.base, variables, escape=self._dockerfile.escape)
+            earlier = None if name.isdecimal() else find_stage(stages, name, before=index)
+            if earlier is None:
+                return self.find_base(stages[index].base, index, variables)
+            index = earlier
+
     def find_source(self, name: str, index: int) -> Snapshot:
         """Find what ``--from`` in stage `index` names."""
         found = find_stage(self._dockerfile.stages, name, before=index)
@@ -49,7 +63,15 @@ class Bases:
         return self.find_image(name)
 
     def find_image(self, name: str, wanted: Platform | None = None) -> Snapshot:
-        """Find an image, brought in if need be.  Raises NotFound."""
+        """Find an image, brought in if need be, and the same one each time.  Raises NotFound."""
+        with self._guard:
+            lock = self._fetching.setdefault(name, Lock())
+        with lock:  # stages that ask for one image bring it in once, those that ask for others at the same time
+            if (name, wanted) not in self._found:
+                self._found[name, wanted] = self._look_up(name, wanted)
+            return self._found[name, wanted]
+
+    def _look_up(self, name: str, wanted: Platform | None) -> Snapshot:
         self._fetch(name, wanted)
         try:
             stored = self._store.images.get(self._store.resolve(name))
@@ -69,8 +91,8 @@ class Bases:
         return image
 
     def _fetch(self, name: str, wanted: Platform | None) -> None:
-        """Have an image brought in if it is missing, or once in a build if that is asked for."""
-        if self._options.fetch is None or name in self._fetched:
+        """Have an image brought in if it is missing, or if that is asked for."""
+        if self._options.fetch is None:
             return
         if not self._options.pull:
             try:
@@ -79,6 +101,5 @@ class Bases:
                 pass
             else:
                 return
-        self._fetched.add(name)
         self._store.root.flush()  # a pull may wait for another one's layers: it must not hold any meanwhile
         self._options.fetch(name, str(wanted or ""))

@@ -7,10 +7,12 @@ this builder and dockerd's classic one find each other's.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from threading import Lock
+from typing import Protocol
 
 from lamella.build.snapshot import Snapshot
-from lamella.errors import DataLoss, NotFound
-from lamella.model.digest import ImageID, hex_of
+from lamella.errors import DataLoss, LamellaError, NotFound
+from lamella.model.digest import ChainID, ImageID, hex_of
 from lamella.model.gojson import parse_time
 from lamella.model.imageconfig import ContainerSettings
 from lamella.store.imagedb import StoredImage
@@ -25,14 +27,47 @@ _COMPARED = tuple(
 )
 
 
+class BrokenCache(LamellaError):
+    """A step was taken from somebody's cache whose layers then could not be had: the build must do without."""
+
+
+class StepSource(Protocol):
+    """Knows images of steps; may be asked by several threads."""
+
+    def find(self, parent: Snapshot, container: ContainerSettings, settings: ContainerSettings) -> Snapshot | None:
+        """Give the image of the step on `parent` that would be committed with `container`, None if it is not known.
+
+        `settings` are those that the image then has for its own containers.
+        """
+        ...
+
+    def need(self, image: Snapshot) -> None:
+        """See that an image is in the store with all its layers.  Raises BrokenCache."""
+        ...
+
+
 class StepCache:
-    """Finds a step's image; looks through the store once."""
+    """Finds a step's image; looks through the store once.  Several threads may ask.
 
-    def __init__(self, store: ImageStore) -> None:
+    With `created` only what bears that very time is found: a reproducible build must not differ by what was there.
+    """
+
+    def __init__(self, store: ImageStore, *, created: str = "") -> None:
         self._store = store
+        self._created = created
         self._children: dict[str, list[ImageID]] | None = None
+        self._reading = Lock()
+        self._sound: set[ChainID] = set()
 
-    def find(self, parent: Snapshot, container: ContainerSettings) -> Snapshot | None:
+    def need(self, image: Snapshot) -> None:
+        """Do nothing: what the store's own cache gives is in the store."""
+
+    def find(
+        self,
+        parent: Snapshot,
+        container: ContainerSettings,
+        settings: ContainerSettings | None = None,  # noqa: ARG002 - compared are those of the container
+    ) -> Snapshot | None:
         """Give the newest child of `parent` that was committed with these settings."""
         if container.open_stdin:
             return None
@@ -41,21 +76,24 @@ class StepCache:
             config = image.config
             if not (image.built_locally and config.container_config is not None):
                 continue
+            if self._created and config.created != self._created:
+                continue
             if Snapshot(image.id, config).platform != parent.platform:
                 continue
-            if not _equal(config.container_config, container):
+            if not same_settings(config.container_config, container):
                 continue
             if best is None or parse_time(config.created) > parse_time(best.config.created):
                 best = image
-        if best is None or not self._store.is_usable(best):
+        if best is None or not self._is_usable(best):
             return None
         return Snapshot(best.id, best.config)
 
     def _candidates(self, parent: ImageID | None) -> Iterable[StoredImage]:
         images = self._store.images
-        if self._children is None:
-            self._children = self._read_children()
-        known = self._children
+        with self._reading:
+            if self._children is None:
+                self._children = self._read_children()
+            known = self._children
         if parent is None:
             with_parent = {child for children in known.values() for child in children}
             candidates = [image_id for image_id in images.iter_ids() if image_id not in with_parent]
@@ -67,6 +105,18 @@ class StepCache:
             except (NotFound, DataLoss):
                 continue
 
+    def _is_usable(self, image: StoredImage) -> bool:
+        """Tell whether an image's layers are here; of a step's image, all but the last were looked at before."""
+        chains = image.chains
+        unknown = [chain for chain in chains if chain not in self._sound]
+        try:
+            for chain in unknown:
+                self._store.layers.get(chain)
+        except (NotFound, DataLoss):
+            return self._store.is_usable(image)  # says what is wrong
+        self._sound.update(unknown)
+        return True
+
     def _read_children(self) -> dict[str, list[ImageID]]:
         """Read which images name which parent, without reading the images."""
         found: dict[str, list[ImageID]] = {}
@@ -77,7 +127,8 @@ class StepCache:
         return found
 
 
-def _equal(first: ContainerSettings, second: ContainerSettings) -> bool:
+def same_settings(first: ContainerSettings, second: ContainerSettings) -> bool:
+    """Tell whether two steps that were, or would be, committed with these settings are the same step."""
     return all(_plain(getattr(first, field)) == _plain(getattr(second, field)) for field in _COMPARED)
 
 

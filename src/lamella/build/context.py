@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +47,11 @@ class SourceTree:
         self.is_context = is_context
         self._ignore = ignore
         self._links: dict[tuple[int, int], bytes] | None = None
+
+    @property
+    def ignore(self) -> IgnoreRules:
+        """What the tree does not show."""
+        return self._ignore
 
     def resolve(self, path: bytes) -> tuple[bytes, os.stat_result]:
         """Follow `path` with all its links; give the clean path and what is there.
@@ -85,9 +91,22 @@ class SourceTree:
         return clean, status
 
     def expand_glob(self, pattern: str) -> list[bytes]:
-        """Give the paths that `pattern` matches, in byte order; links on the way are not followed."""
-        found = [b""]
+        """Give the paths that `pattern` matches, in byte order.
+
+        Links are followed up to the first name with a wildcard, and not from there on.
+        """
         components = [part for part in pattern.split("/") if part]
+        fixed = 0
+        while fixed < len(components) and not has_wildcards(components[fixed]):
+            fixed += 1
+        try:
+            start, status = self.resolve(b"/".join(os.fsencode(unescaped(part)) for part in components[:fixed]))
+        except OSError:
+            return []
+        if not stat.S_ISDIR(status.st_mode):
+            return []
+        found = [start]
+        del components[:fixed]
         for depth, component in enumerate(components):
             matcher = Pattern(component, deep=False)
             below: list[bytes] = []
@@ -96,22 +115,27 @@ class SourceTree:
             found = below
         return found
 
-    def walk(self, directory: bytes) -> Iterator[SourceEntry]:
-        """Yield what lies below `directory`, a clean path, in byte order; sockets and the ignored are left out."""
+    def walk(self, directory: bytes, skip: Callable[[WalkEntry], bool] | None = None) -> Iterator[SourceEntry]:
+        """Yield what lies below `directory`, a clean path, in byte order; sockets and the ignored are left out.
+
+        A directory that `skip` says yes to is yielded and not entered; it sees paths relative to `directory`.
+        """
         prefix = directory + b"/" if directory else b""
         fd = self.root.open(directory or b".", os.O_RDONLY | os.O_DIRECTORY)
         try:
             if not self._ignore:
-                for entry in walk(fd):
+                for entry in walk(fd, prune=skip):
                     if not stat.S_ISSOCK(entry.stat.st_mode):
                         yield SourceEntry(prefix + entry.path, entry.path, entry.dir_fd, entry.name, entry.stat, False)
                 return
-            yield from self._walk_allowed(fd, prefix)
+            yield from self._walk_allowed(fd, prefix, skip)
         finally:
             os.close(fd)
 
-    def _walk_allowed(self, fd: int, prefix: bytes) -> Iterator[SourceEntry]:
+    def _walk_allowed(self, fd: int, prefix: bytes, skip: Callable[[WalkEntry], bool] | None) -> Iterator[SourceEntry]:
         def prune(entry: WalkEntry) -> bool:
+            if skip is not None and skip(entry):
+                return True
             path = os.fsdecode(prefix + entry.path)
             return self._ignore.ignores(path) and not self._ignore.may_except_below(path)
 
@@ -139,10 +163,11 @@ class SourceTree:
         if status.st_nlink < 2 or not self.is_context:
             return None
         if self._links is None:
-            self._links = {}
+            found: dict[tuple[int, int], bytes] = {}
             for entry in self.walk(b""):
                 if entry.stat.st_nlink > 1 and not stat.S_ISDIR(entry.stat.st_mode):
-                    self._links.setdefault((entry.stat.st_dev, entry.stat.st_ino), entry.path)
+                    found.setdefault((entry.stat.st_dev, entry.stat.st_ino), entry.path)
+            self._links = found  # whole, as other stages look too
         first = self._links.get((status.st_dev, status.st_ino))
         return None if first == entry_path else first
 
@@ -185,9 +210,19 @@ def has_wildcards(path: str) -> bool:
     return False
 
 
+def unescaped(path: str) -> str:
+    """Give the name that a pattern without wildcards stands for."""
+    return re.sub(r"\\(.)", r"\1", path, flags=re.DOTALL)
+
+
 @contextmanager
-def open_context(directory: Path, *, dockerfile: str = "Dockerfile") -> Generator[SourceTree]:
-    """Open a directory as build context; its ignore file is ``<dockerfile>.dockerignore`` or ``.dockerignore``."""
+def open_context(
+    directory: Path, *, dockerfile: str = "Dockerfile", ignore: bytes | None = None
+) -> Generator[SourceTree]:
+    """Open a directory as build context.
+
+    Its ignore file is `ignore`, else ``<dockerfile>.dockerignore``, else ``.dockerignore``.
+    """
     try:
         root = Root(directory, follow=True)
     except FileNotFoundError as error:
@@ -195,13 +230,10 @@ def open_context(directory: Path, *, dockerfile: str = "Dockerfile") -> Generato
     except NotADirectoryError as error:
         raise InvalidArgument(f"unable to prepare context: {str(directory)!r} is not a directory") from error
     with root:
-        raw = b""
         for name in (f"{dockerfile}.dockerignore", ".dockerignore"):
-            found = read_control_file(root, os.fsencode(name), MAX_IGNORE_FILE)
-            if found is not None:
-                raw = found
-                break
-        yield SourceTree(root, parse_ignore(raw))
+            if ignore is None:
+                ignore = read_control_file(root, os.fsencode(name), MAX_IGNORE_FILE)
+        yield SourceTree(root, parse_ignore(ignore or b""))
 
 
 def read_dockerfile(tree: SourceTree, name: str = "Dockerfile") -> bytes:
@@ -215,11 +247,18 @@ def read_dockerfile(tree: SourceTree, name: str = "Dockerfile") -> bytes:
 
 
 def read_control_file(root: Root, path: bytes, limit: int) -> bytes | None:
-    """Read a small regular file that steers the build; links and special files are refused, absence is None."""
+    """Read a small file that steers the build; absence is None.
+
+    Links are followed inside the context; what is no regular file in the end, or leads outside, is InvalidArgument.
+    """
     try:
-        fd = root.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        fd = root.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        try:
+            root.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        raise InvalidArgument(f"{os.fsdecode(path)} is a link to nothing in the build context") from error
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise InvalidArgument(f"{os.fsdecode(path)} is not a regular file") from error

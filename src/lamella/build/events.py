@@ -1,8 +1,13 @@
-"""What a build tells while it runs: values whose text is the line that Docker's classic builder prints."""
+"""What a build tells while it runs: values whose text is the line that Docker's classic builder prints.
+
+Stages that are built at the same time tell theirs in between; each event bears its stage's mark.  Whoever listens is
+called by one thread at a time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
 from typing import NamedTuple
 
 from lamella.model.digest import ImageID
@@ -11,12 +16,28 @@ from lamella.model.ids import ContainerID, short_id
 # mypy: disable-error-code="explicit-override"
 
 
+class StageMark(NamedTuple):
+    """Which stage of a build an event is about."""
+
+    number: int
+    """From 1, in the order of the Dockerfile, of the stages that are built."""
+    total: int
+    name: str
+    """What the Dockerfile calls it, empty if it has no name."""
+    alone: bool
+    """Whether no other stage of this build can be under way at the same time."""
+
+    def __str__(self) -> str:
+        return f"[{self.number}/{self.total}]"
+
+
 class StepStarted(NamedTuple):
     """An instruction is about to be carried out."""
 
     number: int
     total: int
     source: str
+    stage: StageMark | None = None
 
     def __str__(self) -> str:
         return f"Step {self.number}/{self.total} : {self.source}"
@@ -26,6 +47,7 @@ class StepFinished(NamedTuple):
     """An instruction has led to this image; None is ``scratch``."""
 
     image: ImageID | None
+    stage: StageMark | None = None
 
     def __str__(self) -> str:
         return f" ---> {short_id(self.image) if self.image else ''}"
@@ -35,6 +57,7 @@ class CacheUsed(NamedTuple):
     """The image of this step was there already."""
 
     image: ImageID
+    stage: StageMark | None = None
 
     def __str__(self) -> str:
         return " ---> Using cache"
@@ -44,6 +67,7 @@ class RunStarted(NamedTuple):
     """The command of RUN starts in a container."""
 
     container: ContainerID
+    stage: StageMark | None = None
 
     def __str__(self) -> str:
         return f" ---> Running in {short_id(self.container)}"
@@ -53,6 +77,7 @@ class RunRemoved(NamedTuple):
     """The container of RUN is gone."""
 
     container: ContainerID
+    stage: StageMark | None = None
 
     def __str__(self) -> str:
         return f"Removing intermediate container {short_id(self.container)}"
@@ -62,6 +87,7 @@ class TriggersStarted(NamedTuple):
     """The base image's ONBUILD instructions follow."""
 
     triggers: int
+    stage: StageMark | None = None
 
     def __str__(self) -> str:
         return f"# Executing {self.triggers} build trigger{'s' if self.triggers > 1 else ''}"
@@ -71,6 +97,7 @@ class Warned(NamedTuple):
     """Something deserves a look."""
 
     text: str
+    stage: StageMark | None = None
 
     def __str__(self) -> str:
         return f"[Warning] {self.text}"
@@ -82,6 +109,7 @@ class Output(NamedTuple):
     stream: str
     """``stdout`` or ``stderr``."""
     data: bytes
+    stage: StageMark | None = None
 
 
 class Built(NamedTuple):
@@ -117,5 +145,30 @@ BuildEvent = (
 Report = Callable[[BuildEvent], None]
 
 
+def stage_of(event: BuildEvent) -> StageMark | None:
+    """Give the mark of the stage that an event is about, None if it is about the whole build."""
+    return None if isinstance(event, Built | Tagged) else event.stage
+
+
 def silent(_event: BuildEvent) -> None:
     """Report nothing."""
+
+
+def one_at_a_time(report: Report) -> Report:
+    """Make `report` fit to be called by several threads."""
+    guard = Lock()
+
+    def guarded(event: BuildEvent) -> None:
+        with guard:
+            report(event)
+
+    return guarded
+
+
+def marking(report: Report, mark: StageMark) -> Report:
+    """Give a reporter for one stage, which puts its mark on each event."""
+
+    def marked(event: BuildEvent) -> None:
+        report(event if isinstance(event, Built | Tagged) else event._replace(stage=mark))
+
+    return marked

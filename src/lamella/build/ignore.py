@@ -6,6 +6,7 @@ The last line that matches a path or a directory above it decides; a line with `
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Sequence
 
 from lamella.build.patterns import Pattern
 from lamella.errors import InvalidArgument
@@ -30,6 +31,16 @@ class IgnoreRules:
 
     def __bool__(self) -> bool:
         return bool(self._rules)
+
+    @property
+    def has_exceptions(self) -> bool:
+        """Whether a line brings back what others leave out."""
+        return bool(self._exceptions)
+
+    @property
+    def ignores_everything(self) -> bool:
+        """Whether a line leaves out all there is."""
+        return any(not exception and pattern.text in ("*", "**", "**/*") for pattern, exception in self._rules)
 
     def ignores(self, path: str) -> bool:
         """Tell whether `path`, relative and clean, is left out."""
@@ -91,6 +102,18 @@ def parse_ignore(raw: bytes) -> IgnoreRules:
             line = posixpath.normpath(line.lstrip("/") or "/") if rooted else posixpath.normpath(line)
         if line or exception:
             lines.append(("!" if exception else "") + line)
+    return IgnoreRules(lines)
+
+
+def parse_excluded(patterns: Sequence[str]) -> IgnoreRules:
+    """Read the patterns of ``--exclude``, which are relative to the source."""
+    lines: list[str] = []
+    for pattern in patterns:
+        text = pattern.strip()
+        exception = text.startswith("!")
+        text = text.removeprefix("!").strip().lstrip("/")
+        if text or exception:
+            lines.append(("!" if exception else "") + (posixpath.normpath(text) if text else ""))
     return IgnoreRules(lines)
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from lamella.build.arguments import BuildArguments
 from lamella.build.dockerfile import instructions as ast
-from lamella.build.dockerfile.expand import expand, expand_words
+from lamella.build.dockerfile.expand import expand, expand_text, expand_words
 from lamella.build.gotext import plain_list, quoted_list
 from lamella.errors import InvalidArgument
 from lamella.model.changes import check_signal, parse_ports, set_variable
@@ -64,6 +64,10 @@ class StageState:
         variables = self.variables()
         return lambda word: expand(word, variables, escape=self._escape)
 
+    def expand_text(self, text: str) -> str:
+        """Replace the variables of a here-document that becomes a file."""
+        return expand_text(text, self.variables())
+
     def words(self, text: str) -> list[str]:
         """Replace variables and split into words."""
         return expand_words(text, self.variables(), escape=self._escape)
@@ -98,7 +102,7 @@ def apply_metadata(state: StageState, command: MetadataCommand) -> str:
             state.change(labels={**state.settings.labels, **{pair.name: pair.value for pair in pairs}})
             return " ".join(["LABEL", *map(str, pairs)])
         case ast.Arg():
-            return _arg(state, command, expanded)
+            return _arg(state, command)
         case ast.Maintainer():
             state.author = command.name
             return f"MAINTAINER {command.name}"
@@ -152,11 +156,19 @@ def label_command(labels: Mapping[str, str]) -> list[ast.Label]:
     ]
 
 
-def _arg(state: StageState, command: ast.Arg, expanded: Callable[[str], str]) -> str:
+def _arg(state: StageState, command: ast.Arg) -> str:
+    """Take the arguments one by one: a default may use those before it."""
     parts: list[str] = []
     for argument in command.arguments:
+        expanded = state.expander()
         name = expanded(argument.name)
-        default = None if argument.default is None else expanded(argument.default)
+        default = argument.default
+        if default is not None:
+            try:
+                default = expanded(default)
+            except InvalidArgument:
+                if not state.arguments.is_given(name):
+                    raise
         state.arguments.declare(name, default)
         parts.append(name if default is None else f"{name}={default}")
     return " ".join(["ARG", *parts])
@@ -171,7 +183,13 @@ def _healthcheck(state: StageState, command: ast.Healthcheck) -> str:
         start_interval=command.start_interval,
         retries=command.retries,
     )
-    state.change(healthcheck=check)
+    # A time that is not given stays what it was, as where Docker makes a container of an image's settings.
+    before = state.settings.healthcheck or Healthcheck()
+    kept = {
+        name: getattr(check, name) or getattr(before, name)
+        for name in ("interval", "timeout", "start_period", "start_interval", "retries")
+    }
+    state.change(healthcheck=msgspec.structs.replace(check, **kept))
     times = [check.interval, check.timeout, check.start_period]
     if check.start_interval:  # Docker 25 and newer always write it; older ones do not know it
         times.append(check.start_interval)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from signal import SIGKILL
 from typing import Self
+
+import msgspec
 
 from lamella.build.events import Output, Report
 from lamella.container.site import Site
-from lamella.errors import LamellaError
+from lamella.errors import Cancelled, LamellaError, NotFound, StartFailed, Unavailable
 from lamella.fs.rooted import Root
 from lamella.model.ids import ContainerID
 from lamella.model.imageconfig import ContainerSettings
+from lamella.runtime.spec import MountPoint
 
 _TAIL = 4096
 _LOCK = "builds.lock"
 _CONTAINER = "container-"
+_SECRETS = "secrets"
 
 
 class CommandFailed(LamellaError):
@@ -29,6 +34,24 @@ class CommandFailed(LamellaError):
         self.tail = tail
 
 
+class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the commands of a build may use, and whom they know by name; 0 and empty are the runtime's own."""
+
+    add_hosts: tuple[str, ...] = ()
+    """``name:address`` for ``/etc/hosts``."""
+    shm_size: int = 0
+    """Bytes of ``/dev/shm``."""
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+    """Name, soft and hard limit."""
+    memory: int = 0
+    memory_swap: int = 0
+    cpu_shares: int = 0
+    cpu_period: int = 0
+    cpu_quota: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+
+
 class Runner:
     """Runs the commands of one build; enter it as a context.
 
@@ -36,12 +59,38 @@ class Runner:
     runtime's state directory.  If this build is killed, the next one ends its container and removes the directory.
     """
 
-    def __init__(self, site: Site, *, network: str, report: Report) -> None:
+    def __init__(
+        self, site: Site, *, network: str, report: Report, limits: RunLimits | None = None, hostname: str = ""
+    ) -> None:
+        """Take what all commands have in common; `hostname` empty is as a container's."""
         self._site = site
+        self._hostname = hostname
+        self._limits = limits or RunLimits()
         self._network = network
         self._report = report
         self._stack = ExitStack()
         self._files: Path | None = None
+        self._running: set[ContainerID] = set()
+        self._ended: set[ContainerID] = set()
+
+    def for_stage(self, report: Report) -> Runner:
+        """Give the runner of one stage, which may run its commands beside those of others, and tells `report`."""
+        import copy
+
+        runner = copy.copy(self)
+        runner._report = report  # noqa: SLF001 - one of our own
+        runner._files = None  # noqa: SLF001
+        return runner
+
+    def end_all(self) -> None:
+        """End what all stages run now; their ``run`` raises Cancelled.  One that just starts is met the next time."""
+        for container in tuple(self._running):
+            self._ended.add(container)
+            self._kill(container)
+
+    def _kill(self, container: ContainerID) -> None:
+        with suppress(NotFound, Unavailable):
+            self._site.runtime.kill(container, SIGKILL)
 
     def __enter__(self) -> Self:
         remove_dead_builds(self._site)
@@ -50,20 +99,33 @@ class Runner:
     def __exit__(self, *_problem: object) -> None:
         self._stack.close()
 
-    def run(self, container: ContainerID, merged: Path, settings: ContainerSettings) -> None:
-        """Run ``settings.cmd`` in the mounted root `merged`; raises CommandFailed or StartFailed."""
+    def run(
+        self,
+        container: ContainerID,
+        merged: Path,
+        settings: ContainerSettings,
+        *,
+        mounts: Sequence[MountPoint] = (),
+        network: str = "",
+    ) -> None:
+        """Run ``settings.cmd`` in the mounted root `merged`; raises CommandFailed or StartFailed.
+
+        `network` is that of this command alone: ``host``, ``none``, empty for the build's own.
+        """
         from lamella.container.netfiles import write_network_files
         from lamella.container.sandbox import process_environment
         from lamella.container.users import resolve_user
         from lamella.runtime.foreground import run_foreground
         from lamella.runtime.machine import read_machine
-        from lamella.runtime.spec import Sandbox, build_spec
+        from lamella.runtime.spec import DEFAULT_SHM_SIZE, Sandbox, build_spec
 
-        hostname = os.uname().nodename if self._network == "host" else container[:12]
+        network = network or self._network
+        limits = self._limits
+        hostname = self._hostname or (os.uname().nodename if network == "host" else container[:12])
         with Root(merged) as root:
             user = resolve_user(root, settings.user)
-        if self._files is None:
-            self._files = self._stack.enter_context(_scratch_directory(self._site))
+        files = self._scratch()
+        own_files = write_network_files(files, hostname=hostname, network=network, extra_hosts=limits.add_hosts)
         box = Sandbox(
             id=container,
             root=str(merged),
@@ -74,18 +136,86 @@ class Runner:
             gid=user.gid,
             groups=user.groups,
             hostname=hostname,
-            network=self._network,
-            own_files=tuple(write_network_files(self._files, hostname=hostname, network=self._network)),
+            network=network,
+            own_files=tuple(own_files),
+            mounts=tuple(mounts),
+            shm_size=limits.shm_size or DEFAULT_SHM_SIZE,
+            ulimits=limits.ulimits,
+            memory=limits.memory,
+            memory_swap=limits.memory_swap,
+            cpu_shares=limits.cpu_shares,
+            cpu_period=limits.cpu_period,
+            cpu_quota=limits.cpu_quota,
+            cpuset_cpus=limits.cpuset_cpus,
+            cpuset_mems=limits.cpuset_mems,
         )
         spec = build_spec(box, read_machine())
-        with _Pump(self._report) as pump:
+        with _Pump(self._report, lambda: self._kill(container)) as pump:
             run = self._site.run_directory(container)
-            note = self._files / f"{_CONTAINER}{container}"
+            note = files / f"{_CONTAINER}{container}"
             note.touch()
-            code = run_foreground(self._site.runtime, run, spec, stdout=pump.stdout, stderr=pump.stderr)
+            self._running.add(container)
+            try:
+                code = run_foreground(self._site.runtime, run, spec, stdout=pump.stdout, stderr=pump.stderr)
+            except StartFailed as error:
+                if container in self._ended:
+                    raise Cancelled("the command was ended") from error
+                raise
+            finally:
+                self._running.discard(container)
             note.unlink()
+        if container in self._ended:
+            raise Cancelled("the command was ended")
         if code:
             raise CommandFailed(code, pump.tail)
+
+    def _scratch(self) -> Path:
+        if self._files is None:
+            self._files = self._stack.enter_context(_scratch_directory(self._site))
+        return self._files
+
+    @contextmanager
+    def secret_file(self, value: bytes, mode: int, uid: int, gid: int) -> Generator[Path]:
+        """Hold a file with `value` in a file system of the memory, which nothing but the kernel's swap writes out."""
+        directory = self._scratch() / _SECRETS
+        if not directory.exists():
+            self._stack.enter_context(_memory(directory))
+        path = directory / os.urandom(8).hex()
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(value)
+                file.flush()
+                os.fchown(fd, uid, gid)
+                os.fchmod(fd, mode)
+            yield path
+        finally:
+            path.unlink()
+
+    @contextmanager
+    def agent_socket(self, agent: Path, mode: int, uid: int, gid: int) -> Generator[Path]:
+        """Hold a socket with these rights, whose connections go on to the socket `agent`."""
+        from lamella.build.relay import Relay
+
+        path = self._scratch() / f"agent-{os.urandom(4).hex()}"
+        with Relay(path, agent) as relay:
+            os.chown(path, uid, gid)
+            os.chmod(path, mode)
+            relay.start()
+            yield path
+
+
+@contextmanager
+def _memory(directory: Path) -> Generator[None]:
+    """Hold a file system of the memory mounted on a new directory."""
+    from lamella.linux.mount import Mount, perform, unmount
+
+    directory.mkdir(mode=0o700)
+    perform(Mount("tmpfs", "lamella-secrets", ("mode=700",)), directory)
+    try:
+        yield
+    finally:
+        unmount(directory, lazy=True)
 
 
 @contextmanager
@@ -114,6 +244,7 @@ def remove_dead_builds(site: Site) -> None:
 
     from lamella.fs.tree import remove_tree
     from lamella.linux.locks import locked
+    from lamella.linux.mount import unmount
 
     site.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = [entry for entry in os.listdir(site.state) if entry.startswith("build-")]
@@ -131,6 +262,8 @@ def remove_dead_builds(site: Site) -> None:
             except BlockingIOError:
                 continue
             else:
+                with suppress(OSError):  # most have none
+                    unmount(path / _SECRETS, lazy=True)
                 for container in path.glob(f"{_CONTAINER}*"):
                     run = site.run_directory(ContainerID(container.name.removeprefix(_CONTAINER)))
                     site.runtime.delete(run.name, force=True)
@@ -141,12 +274,16 @@ def remove_dead_builds(site: Site) -> None:
 
 
 class _Pump:
-    """Two pipes whose content is reported as it comes; the last of it is kept."""
+    """Two pipes whose content is reported as it comes; the last of it is kept.
 
-    def __init__(self, report: Report) -> None:
+    `give_up` is called if it cannot be reported: nobody waits for the rest then.
+    """
+
+    def __init__(self, report: Report, give_up: Callable[[], None]) -> None:
         from threading import Thread
 
         self._report = report
+        self._give_up = give_up
         self._problem: BaseException | None = None
         self.tail = b""
         out, self.stdout = os.pipe2(os.O_CLOEXEC)
@@ -187,3 +324,4 @@ class _Pump:
                         self._report(Output(self._names[fd], piece))
                 except BaseException as problem:  # noqa: BLE001  (raised in the thread that waits)
                     self._problem = problem
+                    self._give_up()

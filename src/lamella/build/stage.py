@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from lamella.build.bases import Bases
-from lamella.build.cache import StepCache
+from lamella.build.cache import StepSource
 from lamella.build.context import SourceTree
 from lamella.build.events import CacheUsed, Report
 from lamella.build.journal import Journal
@@ -28,7 +28,7 @@ class Services(NamedTuple):
     files: FileStep
     runner: Runner
     bases: Bases
-    cache: StepCache | None
+    cache: StepSource | None
     journal: Journal
     options: BuildOptions
     report: Report
@@ -54,7 +54,7 @@ class Stage:
         services = self.services
         if services.cache is None or not self.cached:
             return False
-        found = services.cache.find(self.image, container)
+        found = services.cache.find(self.image, container, self.state.settings)
         if found is None or found.id is None:
             self.cached = False
             return False
@@ -64,6 +64,7 @@ class Stage:
 
     def commit(self, container: ContainerSettings, diff_id: DiffID) -> None:
         """Make the step's image, with one more layer unless `diff_id` is ``EMPTY_LAYER``."""
+        self.services.files.need(self.image)
         raw, child = make_child(
             self.image,
             settings=self.state.settings,

@@ -4,7 +4,8 @@ A file's is the sha256 of the fields of its tar header, names directly followed 
 among them, so that touching a file changes nothing.  A directory's is that of the sorted sums of all below it.
 
 Where Docker's rule is blind, this one differs and the cache is not shared: a symbolic link below a directory counts
-with its own text, not as the file it leads to, and a source that is a link to a file of another name counts its name.
+with its own text, not as the file it leads to, a source that is a link to a file of another name counts its name, and
+the second name of a file counts its data.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from collections.abc import Iterable
 from hashlib import sha256
 
 from lamella.build.context import SourceTree
+from lamella.build.selection import Selection, walk_selected
+from lamella.changeset.xattrs import travels
 
+_EVERYTHING = Selection()
+_CAPABILITY = "security.capability"
+_PIECE = 1 << 20
 _KINDS = {
     stat.S_IFREG: b"0",
     stat.S_IFLNK: b"2",
@@ -26,7 +32,9 @@ _KINDS = {
 }
 
 
-def source_sum(tree: SourceTree, path: bytes, status: os.stat_result, name: bytes) -> str:
+def source_sum(
+    tree: SourceTree, path: bytes, status: os.stat_result, name: bytes, selection: Selection = _EVERYTHING
+) -> str:
     """Give ``file:<hex>`` or ``dir:<hex>`` of the source at a clean path that was asked for as `name`."""
     if not stat.S_ISDIR(status.st_mode):
         parent, _, last = path.rpartition(b"/")
@@ -40,8 +48,11 @@ def source_sum(tree: SourceTree, path: bytes, status: os.stat_result, name: byte
         return f"file:{digest}"
     sums = [
         os.fsdecode(entry.path) if entry.implied else entry_sum(tree, entry.path, entry.dir_fd, entry.name, entry.stat)
-        for entry in tree.walk(path)
+        for entry in walk_selected(tree, path, selection)
     ]
+    if selection.wanted is not None:
+        # The same files kept from another directory on make another image.
+        return joined_sum("dir", [os.fsdecode(path), *sorted(sums)])
     if path:
         sums.append(entry_sum(tree, path, -1, b"", status))
     return joined_sum("dir", sorted(sums))
@@ -79,23 +90,42 @@ def entry_sum(tree: SourceTree, path: bytes, dir_fd: int, name: bytes, status: o
     if kind == stat.S_IFREG:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
         try:
-            if capability := read_capability(fd):
-                digest.update(b"security.capability" + capability)
-            left = size
-            while left and (piece := os.read(fd, min(left, 1 << 20))):
+            for key, value in read_attributes(tree, fd):
+                digest.update(key.encode() + value)
+            left = status.st_size
+            while left and (piece := os.read(fd, min(left, _PIECE))):
                 digest.update(piece)
                 left -= len(piece)
         finally:
             os.close(fd)
+    elif not tree.is_context and dir_fd >= 0:
+        for key, value in read_attributes(tree, named(dir_fd, name)):
+            digest.update(key.encode() + value)
     return digest.hexdigest()
 
 
-def read_capability(fd: int) -> bytes | None:
-    """Read a file's capabilities, the one extended attribute that is copied."""
+def read_attributes(tree: SourceTree, file: int | bytes) -> list[tuple[str, bytes]]:
+    """Read the extended attributes that are copied: from a context capabilities only, as Docker's client sends it.
+
+    `file` is a descriptor, or a path whose last name is not followed.
+    """
     try:
-        return os.getxattr(fd, "security.capability")
+        if tree.is_context:
+            return [(_CAPABILITY, os.getxattr(file, _CAPABILITY))]
+        keys = os.listxattr(file) if isinstance(file, int) else os.listxattr(file, follow_symlinks=False)
+        if not keys:
+            return []
+        follow = isinstance(file, int)
+        return [
+            (key, os.getxattr(file, key, follow_symlinks=follow)) for key in sorted(keys) if travels(os.fsencode(key))
+        ]
     except OSError:
-        return None  # none, or a file system without attributes
+        return []  # none, or a file system without attributes
+
+
+def named(dir_fd: int, name: bytes) -> bytes:
+    """Give a path for what only takes paths; the last name is the caller's not to follow."""
+    return b"/proc/self/fd/%d/%s" % (dir_fd, name)
 
 
 def _header(path: bytes, mode: int, uid: int, gid: int, size: int, flag: bytes, link: bytes, device: int) -> bytes:

@@ -16,10 +16,9 @@ from lamella.changeset.entry import Entry, Kind, entry_path
 from lamella.changeset.limits import within_space
 from lamella.changeset.tarheader import BLOCK, Header
 from lamella.changeset.tario import TarReader, open_tar
+from lamella.changeset.xattrs import portable, travels
 from lamella.errors import DataLoss, InvalidArgument, Unsupported
 from lamella.fs.rooted import Root
-
-_CAPABILITY = b"security.capability"
 
 
 def is_archive(file: BinaryIO) -> bool:
@@ -55,8 +54,10 @@ def _unpack_entry(entry: Entry, reader: TarReader, writer: TreeWriter) -> None:
     path = entry_path(entry.name)
     if entry.kind is Kind.GLOBAL or not path:
         return
-    capability = (entry.xattrs or {}).get(_CAPABILITY)
-    metadata = Metadata(entry.mode, entry.uid, entry.gid, max(entry.mtime_ns, 0), capability)
+    attributes = [
+        (os.fsdecode(key), portable(key, value)) for key, value in (entry.xattrs or {}).items() if travels(key)
+    ]
+    metadata = Metadata(entry.mode, entry.uid, entry.gid, max(entry.mtime_ns, 0), attributes)
     if entry.kind is Kind.DIRECTORY:
         writer.directory(path, metadata)
     elif entry.kind is Kind.REGULAR:

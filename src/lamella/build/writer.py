@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -18,7 +18,6 @@ from lamella.fs.rooted import Root
 from lamella.fs.tree import remove_tree
 
 _Result = TypeVar("_Result")
-_CAPABILITY = "security.capability"
 _CHUNK = 1 << 20
 _NO_COPY_RANGE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})
 
@@ -36,7 +35,8 @@ class Metadata(NamedTuple):
     uid: int
     gid: int
     mtime_ns: int
-    capability: bytes | None = None
+    attributes: Sequence[tuple[str, bytes]] = ()
+    """Extended ones; a file system that has none goes without."""
 
 
 class TreeWriter:
@@ -57,7 +57,10 @@ class TreeWriter:
     def finish(self) -> None:
         """Set the times of directories, the deepest first."""
         for path, mtime_ns in reversed(self._times):
-            fd = self._root.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fd = self._root.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # a later name has taken its place
             try:
                 os.utime(fd, ns=(mtime_ns, mtime_ns))
             finally:
@@ -79,6 +82,7 @@ class TreeWriter:
         try:
             os.fchown(fd, metadata.uid, metadata.gid)
             os.fchmod(fd, metadata.mode)
+            _set_attributes(fd, metadata)
         finally:
             os.close(fd)
         if timed:
@@ -87,7 +91,9 @@ class TreeWriter:
     def file(self, path: bytes, metadata: Metadata, content: Content, size: int) -> None:
         """Make a regular file of `size` bytes."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-        fd = self._made(path, lambda name, parent: os.open(name, flags, 0o600, dir_fd=parent))
+        # Set-ID bits wait until the owner is right.
+        plain = metadata.mode & 0o777
+        fd = self._made(path, lambda name, parent: os.open(name, flags, plain, dir_fd=parent))
         try:
             if isinstance(content, int):
                 _copy_content(content, fd, size)
@@ -98,10 +104,13 @@ class TreeWriter:
                     else:
                         _write(fd, piece)
                 os.ftruncate(fd, size)
-            os.fchown(fd, metadata.uid, metadata.gid)  # always: a set-group-ID directory has given its group
-            os.fchmod(fd, metadata.mode)
-            if metadata.capability is not None:
-                os.setxattr(fd, _CAPABILITY, metadata.capability)
+            # Most files are right as they are made; umask, set-group-ID directories and default ACLs make others.
+            made = os.fstat(fd)
+            if (made.st_uid, made.st_gid) != (metadata.uid, metadata.gid):
+                os.fchown(fd, metadata.uid, metadata.gid)
+            if stat.S_IMODE(made.st_mode) != metadata.mode:
+                os.fchmod(fd, metadata.mode)
+            _set_attributes(fd, metadata)
             os.utime(fd, ns=(metadata.mtime_ns, metadata.mtime_ns))
         finally:
             os.close(fd)
@@ -173,6 +182,15 @@ class TreeWriter:
         """Remove a name with all below it; a link is removed, not followed."""
         remove_tree(Path(os.fsdecode(b"/proc/self/fd/%d/%s" % (parent, name))))
         self.close()
+
+
+def _set_attributes(fd: int, metadata: Metadata) -> None:
+    for key, value in metadata.attributes:
+        try:
+            os.setxattr(fd, key, value)
+        except OSError as error:
+            if error.errno != errno.ENOTSUP:
+                raise
 
 
 def _copy_content(source: int, target: int, size: int) -> None:

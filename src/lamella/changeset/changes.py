@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
@@ -33,11 +33,12 @@ class Change(NamedTuple):
     path: bytes
 
 
-def iter_changes(lower: Path, upper: Path) -> Iterator[Change]:
+def iter_changes(lower: Path, upper: Path, *, touched: Collection[bytes] = frozenset()) -> Iterator[Change]:
     """Yield what *upper* changes of *lower*, sorted by path.
 
     Of a deleted directory only its name is told, of a new one all content.  A directory that only holds changes is
-    told as changed, except the root.  What has the same inode in both trees is taken as unchanged.
+    told as changed, except the root.  What has the same inode in both trees is taken as unchanged.  A path of *touched*
+    that is in both counts as changed whatever its status: new content may have the old length and time.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     lower_fd = os.open(lower, flags)
@@ -45,7 +46,7 @@ def iter_changes(lower: Path, upper: Path) -> Iterator[Change]:
         upper_fd = os.open(upper, flags)
         try:
             with directory_stack(lower_fd) as below, directory_stack(upper_fd) as above:
-                found = _compare(below, above)
+                found = _compare(below, above, touched)
         finally:
             os.close(upper_fd)
     finally:
@@ -62,7 +63,7 @@ class _Level(NamedTuple):
     has_lower: bool
 
 
-def _compare(below: DirectoryStack, above: DirectoryStack) -> dict[bytes, ChangeKind]:
+def _compare(below: DirectoryStack, above: DirectoryStack, touched: Collection[bytes]) -> dict[bytes, ChangeKind]:
     found: dict[bytes, ChangeKind] = {}
     levels = [_Level(b"", _names(below, above), has_lower=True)]
     while levels:
@@ -86,7 +87,7 @@ def _compare(below: DirectoryStack, above: DirectoryStack) -> dict[bytes, Change
             _note(found, path, ChangeKind.ADDED)
         elif os.path.samestat(old, new):
             continue
-        elif differs(name, below.fd, old, above.fd, new):
+        elif path in touched or differs(name, below.fd, old, above.fd, new):
             _note(found, path, ChangeKind.CHANGED)
         if stat.S_ISDIR(new.st_mode):
             above.enter(name, new)

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
@@ -100,12 +100,12 @@ def capture_layer(
     return Captured(DiffID(Digest(SHA256 + digest.hexdigest())), writer.written, packer.size, writer.entries)
 
 
-def write_difference(lower: Path, upper: Path, sink: BinaryIO) -> None:
-    """Write the layer tar that turns the tree *lower* into the tree *upper*."""
+def write_difference(lower: Path, upper: Path, sink: BinaryIO, *, touched: Collection[bytes] = frozenset()) -> None:
+    """Write the layer tar that turns the tree *lower* into the tree *upper*; see `iter_changes` for *touched*."""
     writer = TarWriter(sink.write)
     packer = _TreeTar(writer)
     with Root(upper) as root:
-        for change in iter_changes(lower, upper):
+        for change in iter_changes(lower, upper, touched=touched):
             if change.kind is ChangeKind.DELETED:
                 writer.add(Entry(whiteout_name(change.path), Kind.REGULAR, mode=_WHITEOUT_MODE))
                 continue
@@ -118,14 +118,27 @@ def write_difference(lower: Path, upper: Path, sink: BinaryIO) -> None:
     writer.finish()
 
 
-def write_tree(root: Path, sink: BinaryIO) -> None:
-    """Write a tar of everything below *root* as it is."""
-    writer = TarWriter(sink.write)
+def write_tree(root: Path, sink: BinaryIO, *, owner: tuple[int, int] | None = None) -> None:
+    """Write a tar of everything below *root* as it is, or as if all of it were *owner*'s."""
+    writer = TarWriter(sink.write) if owner is None else _OwnedTar(sink.write, owner)
     with Root(root, follow=True) as top:
         packer = _TreeTar(writer)
         for path, dir_fd, name, status in walk(top.fd):
             packer.add(dir_fd, name, path, status)
     writer.finish()
+
+
+class _OwnedTar(TarWriter):
+    """Gives all members one owner."""
+
+    def __init__(self, emit: Callable[[Buffer], object], owner: tuple[int, int]) -> None:
+        super().__init__(emit)
+        self._owner = owner
+
+    def add(self, entry: Entry, data: Iterator[Buffer] | None = None) -> None:  # type: ignore[explicit-override]
+        """Write one member."""
+        entry.uid, entry.gid = self._owner
+        super().add(entry, data)
 
 
 class _TreeTar:

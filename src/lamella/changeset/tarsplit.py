@@ -115,7 +115,7 @@ def iter_records(tar_split: Path) -> Iterator[tuple[bytes, bytes | None, int]]:
         payload: bytes | None = None
 
     decoder = msgspec.json.Decoder(Line)
-    with _open_record(tar_split) as packed:
+    with open_record(tar_split) as packed:
         try:
             for text in _lines(iter_decompressed(packed)):
                 line = decoder.decode(text)
@@ -131,7 +131,7 @@ def iter_records(tar_split: Path) -> Iterator[tuple[bytes, bytes | None, int]]:
             raise DataLoss(f"{tar_split} is damaged: {problem}") from problem
 
 
-def _open_record(tar_split: Path) -> BinaryIO:
+def open_record(tar_split: Path) -> BinaryIO:
     """Open a record that nobody vouches for: a FIFO must not make us wait, nor a link have us read elsewhere."""
     try:
         fd = os.open(tar_split, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

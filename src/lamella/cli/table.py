@@ -62,6 +62,7 @@ _CONTAINERS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
 )
 
 _TOP_OF = {"image ls": "images", "image rm": "rmi", "container ls": "ps"}
+_BUILD = ("image build", "build", "builder build")
 _NOT_TOP = frozenset({"image inspect", "image prune", "container inspect", "container prune"})
 
 COMMON = ("run", "exec", "ps", "build", "pull", "push", "images", "login", "logout", "layers", "version", "info")
@@ -76,11 +77,16 @@ def _entries() -> dict[str, Entry]:
             below = [full, *(f"{noun} {other}" for other in others)]
             top = [] if full in _NOT_TOP else [_TOP_OF.get(full, name)]
             aliases = tuple(below + top) if len(below) + len(top) > 1 else ()
+            if full == _BUILD[0]:
+                aliases = _BUILD
             for each in below + top:
                 table[each] = Entry(each, module, attribute, text, aliases, hidden=each in below[1:])
     for entry in (
+        Entry("builder build", "build", "BUILD", "Build an image from a Dockerfile", _BUILD),
+        Entry("builder prune", "prune", "BUILDER_PRUNE", "Remove build cache"),
         Entry("inspect", "inspect", "INSPECT", "Return low-level information on images and containers"),
         Entry("copy", "copy", "COPY", "Copy an image between registries, archives and directories, packed as it is"),
+        Entry("adopt", "adopt", "ADOPT", "Bring images and containers over from another engine's store"),
         Entry("login", "login", "LOGIN", "Authenticate to a registry"),
         Entry("logout", "login", "LOGOUT", "Log out from a registry"),
         Entry("layers", "layers", "LAYERS", "Show the layers of an image or container, base first"),
@@ -95,7 +101,7 @@ def _entries() -> dict[str, Entry]:
 
 TABLE: dict[str, Entry] = _entries()
 
-NOUNS: dict[str, str] = {"container": "Manage containers", "image": "Manage images"}
+NOUNS: dict[str, str] = {"builder": "Manage builds", "container": "Manage containers", "image": "Manage images"}
 
 
 def find_entry(words: list[str]) -> tuple[Entry | None, list[str]]:

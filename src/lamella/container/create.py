@@ -55,7 +55,7 @@ def create_container(
     durable = not host.auto_remove
     volumes = Volumes(store.root.path)
     with store.root.transaction("create", ids=1) as tx:
-        layer = store.rwlayers.create(container, image.top, tx=tx, init=_fill_init_layer, sync=False)
+        layer = store.rwlayers.create(container, image.top, tx=tx, init=fill_container_init, sync=False)
         table = make_mount_points(planned, volumes)
         _prepare(store, layer, merged, planned, table, volumes)
         record = _new_record(store, image, container, name, merged, host, table)
@@ -87,7 +87,8 @@ def _check(image: StoredImage, settings: ContainerSettings, host: HostConfig) ->
     return plan_mounts(binds=host.binds, image_volumes=settings.volumes, mounts=host.mounts, tmpfs=host.tmpfs)
 
 
-def _fill_init_layer(merged: Path) -> None:
+def fill_container_init(merged: Path) -> None:
+    """Fill a container's init layer through its mount *merged*; InvalidArgument for an image that is not to be run."""
     for name in _SYSTEM_DIRECTORIES:
         try:
             status = os.stat(os.path.join(os.fsencode(merged), name), follow_symlinks=False)

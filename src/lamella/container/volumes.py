@@ -214,14 +214,21 @@ def fill_volumes(planned: Sequence[Planned], table: Mapping[str, object], volume
             os.close(source)
 
 
+def copy_directory(source: int, place: Path) -> None:
+    """Copy an open directory, which was resolved inside a container's root, to *place*, which must not be there."""
+    from lamella.fs.tree import copy_tree
+
+    # "." below the descriptor follows nothing more.  A Path would drop that dot, and the magic link itself is no
+    # directory.
+    copy_tree(cast("Path", f"/proc/self/fd/{source}/."), place)
+
+
 def _replace_with_copy(source: int, content: Path) -> None:
-    from lamella.fs.tree import copy_tree, remove_tree
+    from lamella.fs.tree import remove_tree
 
     draft = content.parent / f".copy-{os.urandom(8).hex()}"
     try:
-        # The descriptor was resolved inside the container's root; "." below it follows nothing more.  A Path would
-        # drop that dot, and the magic link itself is no directory.
-        copy_tree(cast("Path", f"/proc/self/fd/{source}/."), draft)
+        copy_directory(source, draft)
         content.rmdir()
         draft.rename(content)
     except BaseException:

@@ -19,7 +19,7 @@ from lamella.drivers.mountpoint import make_mount_point, remove_mount_point, unm
 from lamella.errors import DataLoss, InvalidArgument, NotFound
 from lamella.linux.mountinfo import is_mounted
 from lamella.model.digest import DiffID
-from lamella.model.ids import CacheID, is_cache_id
+from lamella.model.ids import CacheID, init_id, is_cache_id
 
 if TYPE_CHECKING:
     from lamella.changeset.apply import Applied
@@ -204,7 +204,9 @@ class Vfs:
         with self._holders.unused(layer, lambda: self._unmount_view(layer), purpose="captured"):
             self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self._scratch) as tar:
-                self._write_difference(layer, parent, tar)
+                # What an init layer holds is no change of the layer on it.
+                init = init_id(layer)
+                self._write_difference(layer, init if self.exists(init) else parent, tar)
                 tar.seek(0)
                 self.create(new_layer, parent)
                 applied = self.apply(new_layer, parent, tar, tar_split=tar_split, advance=advance)

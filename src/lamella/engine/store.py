@@ -6,7 +6,7 @@ any number of processes may have the same data-root open, and see each other's c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from typing import Self
 
     from lamella.build.events import BuildEvent
+    from lamella.build.runner import RunLimits
+    from lamella.engine.adopting import Adopted
+    from lamella.engine.buildcache import PrunedBuildCache
     from lamella.engine.containers import Container
     from lamella.engine.options import ContainerOptions
     from lamella.engine.registries import PulledImage, PushedImage, Registries
@@ -289,6 +292,25 @@ class Store:
 
         return load_images(self._opened, Path(source) if isinstance(source, str) else source, report)
 
+    def adopt(
+        self,
+        source: Path | str,
+        names: Sequence[str] = (),
+        *,
+        dry_run: bool = False,
+        hard_link: bool = False,
+        report: Reporter = silent,
+    ) -> Iterator[Adopted]:
+        """Bring images and containers over from another engine's store, whose engine may be dead.
+
+        *source* is a root of Docker, Podman, Buildah, CRI-O or containerd, which is only read; *names* are images and
+        containers there, by default all, and then its volumes too.  Yields what became of each; one that is damaged is
+        refused and the others come in.  *dry_run* changes nothing; *hard_link* makes equal files one in both stores.
+        """
+        from lamella.engine.adopting import adopt_from
+
+        return adopt_from(self._opened, Path(source), names, dry_run=dry_run, hard_link=hard_link, report=report)
+
     def save(self, names: Sequence[str], sink: BinaryIO, *, report: Reporter = silent) -> None:
         """Write the images *names* and what they are called as one archive.
 
@@ -334,24 +356,48 @@ class Store:
         network: str = "host",
         platform: str = "",
         no_cache: bool = False,
+        no_cache_filter: Sequence[str] = (),
+        jobs: int | None = None,
+        secrets: Mapping[str, bytes] | None = None,
+        ssh: Mapping[str, Path | str] | None = None,
+        limits: RunLimits | None = None,
+        outputs: Sequence[str] = (),
+        stdout: BinaryIO | None = None,
+        squash: bool = False,
+        cache_from: Sequence[str] = (),
+        cache_to: Sequence[str] = (),
         timestamp: int | None = None,
         pull: bool = False,
         registries: Registries | None = None,
         pull_report: Reporter = silent,
         report: Callable[[BuildEvent], None] | None = None,
     ) -> Image:
-        """Build the Dockerfile of *context*, a directory or a stream of a tar or a Dockerfile, and name it *tags*.
+        """Build the Dockerfile of *context* and name the image *tags*.
 
+        *context* is a directory, a stream of a tar or a Dockerfile, or a URL of such a file or a git repository.
         *dockerfile* is another file, or the text itself.  *timestamp*, seconds since the epoch, makes the result the
-        same each time.  With *registries* base images that are not here are pulled, with *pull* all of them.  *report* is called with each step and what it prints; ``str()`` of an event is Docker's line.
+        same each time.  *secrets* and *ssh*, sockets of agents, are what ``RUN --mount`` may ask for by ID; *limits*
+        are what commands may use.  *no_cache* takes no step from the cache, *no_cache_filter* none of these stages.
+        Stages that do not need one another are built at once, *jobs* of them: 0 is any number, None as many as there
+        are processors.  With *registries* base images that are not here are pulled, with *pull* all of them.
+        *report* is called, by one thread at a time, with each step and what it prints; ``str()`` of an event is
+        Docker's line, and its ``stage`` says what it is about.  An interrupt is raised as Cancelled.
+
+        *outputs* are in buildx's grammar: a directory, ``-`` for a tar on *stdout*, or ``type=oci|docker|tar|local``
+        with ``dest=``, ``type=image|registry`` with ``name=`` and ``push=``; the image is in the store in any case.
+        *squash* puts one layer in place of all that the build makes on its base.  *cache_to* writes the build's steps
+        for other stores, ``type=registry,ref=…``, ``type=local,dest=…`` or ``type=inline``, with ``mode=max`` those of
+        all stages; *cache_from* takes steps from there (``src=`` for ``dest=``) or from the image of a name.  A cache
+        that cannot be read is a warning among what *report* gets.
+
         Raises BuildFailed with the exit code of the step that failed, InvalidArgument for a Dockerfile that cannot be
         read, naming the line; before any of it nothing is changed.
         """
-        from lamella.engine.builds import build_image
+        from lamella.engine.builds import build_image, read_context
 
         return build_image(
             self._opened,
-            Path(context) if isinstance(context, str) else context,
+            read_context(context) if isinstance(context, str) else context,
             tags=tags,
             dockerfile=dockerfile,
             build_args=build_args or {},
@@ -360,12 +406,32 @@ class Store:
             network=network,
             platform=platform,
             no_cache=no_cache,
+            no_cache_filter=no_cache_filter,
+            jobs=jobs,
+            secrets=secrets or {},
+            ssh={name: Path(socket) for name, socket in (ssh or {}).items()},
+            limits=limits,
+            outputs=outputs,
+            stdout=stdout,
+            squash=squash,
+            cache_from=cache_from,
+            cache_to=cache_to,
             timestamp=timestamp,
             pull=pull,
             registries=registries,
             pull_report=pull_report,
             report=report,
         )
+
+    def prune_build_cache(self, *, everything: bool = False, filters: Sequence[str] = ()) -> PrunedBuildCache:
+        """Remove the directories of ``RUN --mount=type=cache`` that no build uses.
+
+        *everything* removes also the images of steps that no name, container or other image needs.  *filters* are
+        ``until`` (not used since) and ``id``.
+        """
+        from lamella.engine.buildcache import prune_build_cache
+
+        return prune_build_cache(self._opened, everything=everything, filters=filters)
 
     def info(self) -> dict[str, object]:
         """Count what is in the store and name what is wrong with it or with this machine."""

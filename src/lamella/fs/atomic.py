@@ -7,8 +7,10 @@ so is one ``syncfs`` in place of many ``fsync`` (``sync=False`` and :func:`sync_
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 
 def _digits() -> str:
@@ -45,6 +47,33 @@ def write_file(
         raise
     if sync if sync_directory is None else sync_directory:
         fsync_dir(Path(directory or "."))
+
+
+@contextmanager
+def writing_file(path: Path, *, mode: int = 0o600) -> Generator[BinaryIO]:
+    """Open a stream whose bytes become the file *path* when the scope ends well, on disk, and are nothing if it fails.
+
+    A pipe or device of that name is written as it stands, bytes at once.
+    """
+    if path.exists() and not path.is_file():
+        with path.open("wb") as stream:
+            yield stream
+        return
+    directory, name = os.path.split(os.fspath(path))
+    draft = os.path.join(directory, f".tmp-{name}{_digits()}")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with open(fd, "wb", buffering=1 << 18) as stream:
+            yield stream
+            stream.flush()
+            os.fchmod(fd, mode)
+            os.fsync(fd)
+        os.rename(draft, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise
+    fsync_dir(Path(directory or "."))
 
 
 def fsync_dir(path: Path) -> None:

@@ -22,6 +22,9 @@ UMOUNT_NOFOLLOW = 0x8
 CLONE_FS = 0x200
 CLONE_NEWNS = 0x20000
 
+RENAME_EXCHANGE = 0x2
+AT_FDCWD = -100
+
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
@@ -51,6 +54,7 @@ for _function, _arguments in (
     (_libc.umount2, (_text, _int)),
     (_libc.unshare, (_int,)),
     (_libc.syncfs, (_int,)),
+    (_libc.renameat2, (_int, _text, _int, _text, ctypes.c_uint)),
 ):
     _function.restype = _int
     _function.argtypes = _arguments
@@ -98,6 +102,13 @@ def openat2(dir_fd: int, path: bytes, how: OpenHow) -> int:
     if fd < 0:
         raise _failure(path)
     return int(fd)
+
+
+def exchange(one: str | bytes, other: str | bytes) -> None:
+    """Let two paths of one file system change places in one step (renameat2(2), RENAME_EXCHANGE)."""
+    raw = _bytes(other)
+    if _libc.renameat2(AT_FDCWD, _bytes(one), AT_FDCWD, raw, RENAME_EXCHANGE) != 0:
+        raise _failure(os.fsdecode(raw))
 
 
 def syncfs(fd: int) -> None:

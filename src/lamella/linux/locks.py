@@ -46,6 +46,11 @@ def try_lock(path: Path, *, shared: bool = False) -> int | None:
         os.close(fd)
 
 
+def take_lock(path: Path, *, shared: bool = False) -> int:
+    """Wait for the lock and return its descriptor, to be given to :func:`unlock`."""
+    return _acquire(path, shared=shared, timeout=None)
+
+
 def unlock(fd: int) -> None:
     """Release a lock and close its descriptor, even if a forked child still holds a copy of it."""
     try:

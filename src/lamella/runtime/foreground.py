@@ -49,13 +49,11 @@ def run_foreground(
     try:
         run.config.write_bytes(encode(spec))
         line = runtime.run_arguments(run.path, run.name, pid_file=run.pid_file, log=log)
-        program = spawn.start(
-            line,
-            env=TOOL_ENVIRONMENT,
-            stdin=spawn.NULL if stdin is None else stdin,
-            stdout=stdout,
-            stderr=stderr,
+        streams = spawn.Streams(
+            env=TOOL_ENVIRONMENT, stdin=spawn.NULL if stdin is None else stdin, stdout=stdout, stderr=stderr
         )
+        hidden = runtime.hidden
+        program = spawn.start(line, **streams) if hidden is None else spawn.start_without(hidden, line, **streams)
         try:
             code = program.wait()
             finished = True

@@ -21,6 +21,7 @@ from lamella.runtime.cgroups import Cgroups, read_cgroups
 TOOL_ENVIRONMENT: Final[Mapping[str, str]] = {"PATH": spawn.DEFAULT_PATH, "LC_ALL": "C"}
 
 _TIMEOUT: Final = 60.0
+_UNIFIED: Final = Path("/sys/fs/cgroup/unified")
 
 # What the two runtimes print when the command itself is the trouble.
 _NOT_FOUND: Final = re.compile(
@@ -71,14 +72,19 @@ class OCIRuntime:
         manager = "cgroupfs" if self.cgroups.version else "disabled"
         return ("--root", str(self.state), f"--cgroup-manager={manager}")
 
+    @property
+    def hidden(self) -> Path | None:
+        """The mount that must not be there for the runtime to create a container, if there is one."""
+        return _UNIFIED if self.name == "crun" and self.cgroups.hide_unified else None
+
     def creating_program(self) -> tuple[str, ...]:
         """Return the program to create with and its first arguments, the global ones included.
 
         crun refuses a hybrid machine with a controller left to version 2, though it never uses that hierarchy there:
         it is run in a mount namespace of its own from which that mount has been taken.
         """
-        if self.name == "crun" and self.cgroups.hide_unified:
-            return self._prepared("umount /sys/fs/cgroup/unified")
+        if self.hidden is not None:
+            return self._prepared(f"umount {self.hidden}")
         return self._program()
 
     def _program(self) -> tuple[str, ...]:
@@ -104,10 +110,13 @@ class OCIRuntime:
     def run_arguments(
         self, bundle: Path, name: str, *, pid_file: Path | None = None, log: Path | None = None
     ) -> list[str]:
-        """Return the command line that runs the bundle in the foreground, with the caller's streams."""
+        """Return the command line that runs the bundle in the foreground, with the caller's streams.
+
+        It is to be started with nothing mounted at ``hidden``.
+        """
         extra = () if pid_file is None else ("--pid-file", str(pid_file))
         logging = () if log is None else ("--log", str(log))
-        return [*self.creating_program(), *logging, "run", "--bundle", str(bundle), *extra, name]
+        return [*self._program(), *logging, "run", "--bundle", str(bundle), *extra, name]
 
     def exec_arguments(
         self,
@@ -161,8 +170,8 @@ class OCIRuntime:
         if not (self.state / name).exists():
             return
         done = self._run("delete", *(("--force",) if force else ()), name)
-        if done.code != 0 and not _GONE.search(message_of(done.stderr)):
-            raise self._failure(name, "delete", done)
+        if done.code != 0 and not _GONE.search(message_of(done.stderr)) and (self.state / name).exists():
+            raise self._failure(name, "delete", done)  # gone all the same: another process was at it too
         if force and (self.state / name).exists():
             self._forget(name)
 

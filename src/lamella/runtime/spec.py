@@ -310,7 +310,9 @@ def _mounts(box: Sandbox, machine: Machine) -> list[dict[str, object]]:
     for mount in asked:
         if mount.kind == "tmpfs":
             given = [option for option in mount.options if option]
-            table.append(_mount(mount.destination, "tmpfs", ["nosuid", "nodev", "noexec", *given], "tmpfs"))
+            # One that is taken back is not given first: not every runtime takes the later word.
+            first = [option for option in ("nosuid", "nodev", "noexec") if option.removeprefix("no") not in given]
+            table.append(_mount(mount.destination, "tmpfs", [*first, *given], "tmpfs"))
         else:
             table.append(_mount(mount.destination, "bind", _bind_options(mount.options), mount.source))
     return table

@@ -17,10 +17,12 @@
         locks/<chain>                  one layer being made: the second process waits
         mounts/                        who holds which mount                (drivers)
         wip/                           temporary files without a name
+        cache-mounts/                  what RUN --mount=type=cache keeps    (cachemounts)
 
 Lock order: chain locks (parent before child), then the store lock; nobody waits for a chain lock with the store lock
-held.  The store lock is for short steps on records, never held while a layer is unpacked or removed.  dockerd is kept
-off the data-root for as long as a write scope or a transaction lasts.
+held, or with layers of its process that are only waiting to be published.  The store lock is for short steps on
+records, never held while a layer is unpacked or removed.  dockerd is kept off the data-root for as long as a write
+scope or a transaction lasts.
 """
 
 from __future__ import annotations
@@ -125,6 +127,12 @@ class DataRoot:
                     self._reading -= 1
 
     @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold off the other threads of this process, not other processes; scopes of one thread nest."""
+        with self._guard:
+            yield
+
+    @contextlib.contextmanager
     def writing(self, *, timeout: float | None = None) -> Iterator[None]:
         """Hold the store for a short change of its records; scopes of one thread nest.
 
@@ -200,15 +208,15 @@ class DataRoot:
 
     def find_pending(self, chain: ChainID) -> Layer | None:
         """Return a layer that a transaction of this process has finished but not published."""
-        for tx in self.transactions:
-            for pending in tx.pending:
+        for tx in tuple(self.transactions):
+            for pending in tuple(tx.pending):
                 if pending.layer.chain_id == chain:
                     return pending.layer
         return None
 
     def flush(self) -> None:
         """Publish what all transactions of this process have pending."""
-        for tx in self.transactions:
+        for tx in tuple(self.transactions):
             tx.flush()
 
     def afterwards(self, work: Callable[[], None]) -> None:

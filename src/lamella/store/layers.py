@@ -15,13 +15,14 @@ import contextlib
 import fcntl
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from lamella.errors import Conflict, DataLoss, InvalidArgument, NotFound
 from lamella.fs.atomic import fsync_dir
-from lamella.linux.locks import locked
+from lamella.linux.locks import try_lock, unlock
 from lamella.model.digest import EMPTY_LAYER, ChainID, DiffID, chain_id, hex_of, parse_digest
 from lamella.model.ids import CacheID
 from lamella.store.dataroot import DataRoot
@@ -114,7 +115,7 @@ class LayerStore:
         lock: contextlib.ExitStack | None = None
         if expected is not None:
             chain = chain_id(parent, expected)
-            known, lock = self._claim(chain, parent, tx)
+            known, lock = self._claim(chain, tx)
             if known is not None:
                 return known
         try:
@@ -142,7 +143,7 @@ class LayerStore:
         driver must keep layers ``apart``.  Whoever gives up closes the locks; the files go with the transaction.
         """
         chain = chain_id(parent, expected)
-        known, lock = self._claim(chain, parent, tx)
+        known, lock = self._claim(chain, tx)
         if known is not None or lock is None:
             return self.get(chain) if known is None else known
         try:
@@ -207,20 +208,28 @@ class LayerStore:
         return layer
 
     def publish(self, tx: Transaction) -> None:
-        """Put the pending layers of ``tx`` on disk and under their names; durable on return."""
-        for item in tx.pending:
-            tx.note("chain", item.layer.chain_id)
-        self._root.sync()
-        tx.durable = True
-        with self._root.writing():
-            for item in tx.pending:
-                final = self.db.path(item.layer.chain_id)
-                if os.path.lexists(final):
-                    self._make_way(item.layer)
-                os.rename(item.write_set, final)
-            fsync_dir(self.db.records)
-        published, tx.pending = tx.pending, []
-        for item in reversed(published):
+        """Put the pending layers of ``tx`` on disk and under their names; durable on return.
+
+        What other threads put in line meanwhile waits for the next call.
+        """
+        with self._root.alone():
+            batch = tuple(tx.pending)
+            if not batch:
+                return
+            for item in batch:
+                tx.note("chain", item.layer.chain_id)
+            written = tx.written
+            self._root.sync()
+            tx.synced(written)
+            with self._root.writing():
+                for item in batch:
+                    final = self.db.path(item.layer.chain_id)
+                    if os.path.lexists(final):
+                        self._make_way(item.layer)
+                    os.rename(item.write_set, final)
+                fsync_dir(self.db.records)
+            del tx.pending[: len(batch)]
+        for item in reversed(batch):
             if item.lock is not None:
                 item.lock.close()
 
@@ -242,8 +251,8 @@ class LayerStore:
 
     def tar_split(self, layer: Layer) -> Path:
         """Return where a layer's tar-split is, published or pending."""
-        for tx in self._root.transactions:
-            for item in tx.pending:
+        for tx in tuple(self._root.transactions):
+            for item in tuple(tx.pending):
                 if item.layer.chain_id == layer.chain_id:
                     return item.write_set / TAR_SPLIT
         return self.db.tar_split(layer.chain_id)
@@ -355,18 +364,22 @@ class LayerStore:
             raise InvalidArgument("max depth exceeded")
         return stack[-1].cache_id
 
-    def _claim(
-        self, chain: ChainID, parent: ChainID | None, tx: Transaction
-    ) -> tuple[Layer | None, contextlib.ExitStack | None]:
+    def _claim(self, chain: ChainID, tx: Transaction) -> tuple[Layer | None, contextlib.ExitStack | None]:
         """Return a layer that exists, leased to ``tx``, or else the lock under which it is to be made."""
         if (known := self.lease(chain, tx)) is not None:
             return known, None
-        if tx.pending and tx.pending[-1].layer.chain_id != parent:
-            # Locks are taken parent before child; one outside the line of those held could close a circle.
-            tx.flush()
         path = self._root.locks_dir / hex_of(chain)
+        pause = 0.001
+        while (fd := try_lock(path)) is None:
+            # Who waits holds nothing back meanwhile, nor do its other threads: two that wait for each other would
+            # close a circle.
+            self._root.flush()
+            if (known := self._root.find_pending(chain)) is not None:
+                return known, None
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
         lock = contextlib.ExitStack()
-        lock.enter_context(locked(path))
+        lock.callback(unlock, fd)
         lock.callback(path.unlink, missing_ok=True)
         try:
             known = self.lease(chain, tx)
@@ -407,7 +420,7 @@ class LayerStore:
 
     def _enqueue(self, layer: Layer, write_set: Path, tx: Transaction, lock: contextlib.ExitStack | None) -> Layer:
         if lock is None:
-            known, lock = self._claim(layer.chain_id, layer.parent, tx)
+            known, lock = self._claim(layer.chain_id, tx)
             if known is not None:
                 self._discard(layer.cache_id, write_set)
                 return known

@@ -67,8 +67,9 @@ class RWLayers:
         if recorded:
             staged = self.db.stage(layer)
             if sync:
+                written = tx.written
                 self._root.sync()
-                tx.durable = True
+                tx.synced(written)
             self.db.publish(staged, owner, sync=sync)
         return layer
 

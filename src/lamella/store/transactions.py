@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from _thread import RLock
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -95,7 +96,10 @@ def parse_intent(raw: bytes, id: str = "") -> Intent:  # noqa: A002  (it is the 
 
 
 class Transaction:
-    """One operation in progress; made by ``DataRoot.transaction`` and valid inside its scope."""
+    """One operation in progress; made by ``DataRoot.transaction`` and valid inside its scope.
+
+    Several threads may work for one operation: names, notes and the line of pending layers are theirs in common.
+    """
 
     def __init__(self, directory: Path, kind: str, *, ids: int = _POOL) -> None:
         """Write the record; the caller holds the store lock, so that nobody takes it for a dead one.
@@ -107,7 +111,9 @@ class Transaction:
         self.intent = Intent(kind, self.id)
         self.pending: list[PendingLayer] = []
         self.publish: Callable[[Transaction], None] | None = None
-        self.durable = False  # also set by whoever syncs the whole file system
+        self._guard = RLock()
+        self._written = 0
+        self._synced = 0
         self._promised = False
         self._unused: list[CacheID] = []
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -121,26 +127,38 @@ class Transaction:
 
     def new_cache_id(self) -> CacheID:
         """Return a fresh id that the record on disk names; so does it name the containers noted before."""
-        if not self._unused:
-            self._refill(max(2 * len(self.intent.ids), _POOL), {})
-        if self._promised:
-            self.sync()
-        return self._unused.pop()
+        with self._guard:
+            if not self._unused:
+                self._refill(max(2 * len(self.intent.ids), _POOL), {})
+            if self._promised:
+                self.sync()
+            return self._unused.pop()
 
     def note(self, key: str, value: object) -> None:
         """Append one line; it survives a kill at once and a power cut after the next ``sync``."""
         line = {key: value}
-        self._write(line)
-        self.intent.take(line)
-        self.durable = False
-        self._promised = self._promised or key == "container"
+        with self._guard:
+            self._write(line)
+            self.intent.take(line)
+            self._promised = self._promised or key == "container"
 
     def sync(self) -> None:
         """Make all lines durable."""
-        if not self.durable:
-            os.fdatasync(self._fd)
-            self.durable = True
-        self._promised = False
+        with self._guard:
+            if self._synced < self._written:
+                os.fdatasync(self._fd)
+                self._synced = self._written
+            self._promised = False
+
+    @property
+    def written(self) -> int:
+        """How many lines there are."""
+        return self._written
+
+    def synced(self, lines: int) -> None:
+        """Take notice that a sync of the whole file system, begun when there were so many lines, has ended."""
+        with self._guard:
+            self._synced = max(self._synced, lines)
 
     def flush(self) -> None:
         """Publish the layers that wait, with one sync for all of them."""
@@ -171,7 +189,6 @@ class Transaction:
     def _refill(self, count: int, line: dict[str, object]) -> None:
         fresh = [new_cache_id() for _ in range(count)]
         self._write({**line, "ids": fresh})
-        self.durable = False
         self._promised = bool(fresh)
         self.intent.ids += fresh
         self._unused = fresh[::-1]
@@ -180,6 +197,7 @@ class Transaction:
         raw = encode(line, newline=True)
         if os.write(self._fd, raw) != len(raw):
             raise DataLoss(f"{self.path}: short write; free some space and try again")
+        self._written += 1
 
 
 def iter_dead(directory: Path) -> Iterator[tuple[Path, Intent]]:

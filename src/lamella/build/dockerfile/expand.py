@@ -31,6 +31,11 @@ def expand_words(word: str, variables: Mapping[str, str], *, escape: str = "\\")
     return Expander(variables, escape=escape).expand(word)[1]
 
 
+def expand_text(text: str, variables: Mapping[str, str]) -> str:
+    """Replace the variables of a here-document that becomes a file: its quotes stay, a backslash escapes."""
+    return Expander(variables, keep_quotes=True).expand(text)[0]
+
+
 class _Words:
     """The words found so far."""
 
@@ -77,12 +82,14 @@ class Expander:
         raw_quotes: bool = False,
         raw_escapes: bool = False,
         keep_unset: bool = False,
+        keep_quotes: bool = False,
     ) -> None:
         self._variables = variables
         self._escape = escape
         self._raw_quotes = raw_quotes
         self._raw_escapes = raw_escapes
         self._keep_unset = keep_unset
+        self._keep_quotes = keep_quotes
         self._text = ""
         self._at = 0
         self._depth = 0
@@ -123,9 +130,9 @@ class Expander:
         special: dict[str, Callable[[], str]] = {
             "$": self._dollar,
             "<": self._maybe_heredoc,
-            "'": self._single_quoted,
-            '"': self._double_quoted,
         }
+        if not self._keep_quotes:
+            special |= {"'": self._single_quoted, '"': self._double_quoted}
         result: list[str] = []
         words = _Words()
         size = 0

@@ -26,6 +26,10 @@ class Heredoc(NamedTuple):
         """Give the content as the command or file gets it, before variables are replaced."""
         return re.sub(r"(?m)^\t+", "", self.content) if self.chomp else self.content
 
+    def names_interpreter(self) -> bool:
+        """Tell whether it is a program by itself, by beginning with ``#!``."""
+        return self.text().startswith("#!")
+
 
 class Pair(NamedTuple):
     """One ``name=value`` of ENV or LABEL."""
@@ -108,6 +112,9 @@ class Mount(NamedTuple):
     required: bool = False
     env: str = ""
     """The variable that a secret is given in."""
+    text: str = ""
+    """The flag's value as written; `mounts.expand_mount` reads it again with variables replaced, which numbers, kinds
+    and truth values that are variables need."""
 
 
 class Run(Instruction, frozen=True):
@@ -119,6 +126,9 @@ class Run(Instruction, frozen=True):
     mounts: tuple[Mount, ...] = ()
     network: str = ""
     """``default``, ``none`` or ``host``; empty is the build's own."""
+    script: Heredoc | None = None
+    """The here-document that is all there is of a command in shell form: it is run by the shell, or as a program of its
+    own if it `names_interpreter`."""
 
 
 class Cmd(Instruction, frozen=True):
@@ -251,6 +261,8 @@ class Dockerfile(NamedTuple):
     escape: str
     syntax: str
     """What ``# syntax=`` named; noted, never fetched."""
+    check: str
+    """What ``# check=`` asks of the linter; `rules.parse_check` reads it."""
     arguments: tuple[Arg, ...]
     """ARGs before the first FROM."""
     stages: tuple[Stage, ...]

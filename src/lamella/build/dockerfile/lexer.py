@@ -12,9 +12,11 @@ from typing import NamedTuple
 from lamella.build.dockerfile.expand import Expander
 from lamella.build.dockerfile.instructions import Heredoc
 from lamella.errors import InvalidArgument
+from lamella.model.goprint import quote
 
 MAX_DOCKERFILE = 1 << 20
 MAX_LINE = 65535
+MAX_SHOWN = 200
 _BLANKS = re.compile(r"[\t\v\f\r ]+")
 _HEREDOC = re.compile(r"(\d*)<<(-?)\s*([^<]*)", re.ASCII)
 _DIRECTIVE_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9]*")
@@ -33,37 +35,53 @@ class LogicalLine(NamedTuple):
     text: str
     """All of it, continuation lines joined."""
     heredocs: tuple[Heredoc, ...]
+    end: int = 0
+    """Its last line, which may be that of a here-document."""
+    comments: tuple[str, ...] = ()
+    """The comments before it, up to an empty one, without their marks."""
+    holds_blank: bool = False
+    """Whether an empty line stands between continued ones."""
 
 
 class Lexer:
-    """Reads one Dockerfile; `escape`, `syntax` and `warnings` are known once its lines have been read."""
+    """Reads one Dockerfile; its directives are known once the first line has been read."""
 
     def __init__(self, text: str) -> None:
         if len(text) > MAX_DOCKERFILE:
             raise InvalidArgument(f"the Dockerfile is larger than {MAX_DOCKERFILE} bytes")
         self.escape = "\\"
         self.syntax = ""
-        self.warnings: list[str] = []
+        self.check = ""
         self._lines = text.removeprefix("\ufeff").split("\n")
         if self._lines[-1] == "":
             self._lines.pop()
         self._next = 0
         self._directives: set[str] | None = set()
+        self._shebang = False
 
     def lines(self) -> Iterator[LogicalLine]:
         """Read instruction by instruction; raises InvalidArgument with the line's number."""
+        comments: list[str] = []
         while (line := self._take()) is not None:
             line = line.rstrip("\r").lstrip()
-            self._directive(line)
+            is_directive = self._directive(line)
             if line.startswith("#"):
+                comment = line[1:].strip()
+                if not comment:
+                    comments.clear()
+                elif not is_directive:
+                    comments.append(comment)
                 continue
             number = self._next
             line, goes_on = self._continued(line)
+            holds_blank = False
             if goes_on:
-                line = self._join(line)
+                line, holds_blank = self._join(line)
             elif not line:
                 continue
-            yield self._logical(line, number)
+            logical = self._logical(line, number)
+            yield logical._replace(end=self._next, comments=tuple(comments), holds_blank=holds_blank)
+            comments.clear()
 
     def _take(self) -> str | None:
         """Give the next physical line."""
@@ -77,26 +95,32 @@ class Lexer:
             raise error_at(self._next, "the line holds a NUL character")
         return line
 
-    def _directive(self, line: str) -> None:
+    def _directive(self, line: str) -> bool:
         """Note a parser directive; the first line that is none ends them."""
         if self._directives is None:
-            return
+            return False
+        if self._next == 1 and line.startswith("#!"):
+            self._shebang = True  # Docker looks past it for all but the escape character
+            return False
         name, equals, value = line[1:].partition("=")
         name = name.strip().lower()
         value = value.strip()
         known = name in _DIRECTIVES and _DIRECTIVE_NAME.fullmatch(name)
         if not (line.startswith("#") and equals and value and known):
             self._directives = None
-            return
+            return False
         if name in self._directives:
-            raise error_at(self._next, f"only one {name} parser directive can be used")
+            raise error_at(self._next, f"only one {name} parser directive can be used", line)
         self._directives.add(name)
-        if name == "escape":
+        if name == "escape" and not self._shebang:
             if value not in ("`", "\\"):
-                raise error_at(self._next, f"invalid escape token '{value}' does not match ` or \\")
+                raise error_at(self._next, f"invalid escape token '{value[:100]}' does not match ` or \\", line)
             self.escape = value
         elif name == "syntax":
             self.syntax = value
+        elif name == "check":
+            self.check = value
+        return True
 
     def _continued(self, line: str) -> tuple[str, bool]:
         """Cut the continuation character off; True if there was one."""
@@ -106,8 +130,11 @@ class Lexer:
             return bare[:-1], True
         return line, False
 
-    def _join(self, line: str) -> str:
-        """Join the lines that continue `line`; comments and blank lines between them do not end it."""
+    def _join(self, line: str) -> tuple[str, bool]:
+        """Join the lines that continue `line`; comments and blank lines between them do not end it.
+
+        True if there was a blank one.
+        """
         parts = [line]
         goes_on = True
         blank = False
@@ -121,10 +148,7 @@ class Lexer:
                 continue
             following, goes_on = self._continued(following)
             parts.append(following)
-        joined = "".join(parts)
-        if blank:
-            self.warnings.append(f"Empty continuation line found in: {joined}")
-        return joined
+        return "".join(parts), blank
 
     def _logical(self, text: str, number: int) -> LogicalLine:
         keyword, flags, rest = split_instruction(text, self.escape)
@@ -133,11 +157,11 @@ class Lexer:
             try:
                 found = _heredocs_of(text)
             except InvalidArgument as error:
-                raise error_at(number, str(error)) from error
-            heredocs = tuple(self._read_heredoc(heredoc, number) for heredoc in found)
+                raise error_at(number, str(error), text) from error
+            heredocs = tuple(self._read_heredoc(heredoc, number, text) for heredoc in found)
         return LogicalLine(number, keyword, flags, rest, text.strip(), heredocs)
 
-    def _read_heredoc(self, heredoc: Heredoc, number: int) -> Heredoc:
+    def _read_heredoc(self, heredoc: Heredoc, number: int, text: str) -> Heredoc:
         content: list[str] = []
         while (line := self._take()) is not None:
             possible_end = line.rstrip("\r")
@@ -146,12 +170,15 @@ class Lexer:
             if possible_end == heredoc.name:
                 return heredoc._replace(content="".join(content))
             content.append(line + "\n")
-        raise error_at(number, "unterminated heredoc")
+        raise error_at(number, f"unterminated heredoc: no line {quote(heredoc.name[:100])} ends it", text)
 
 
-def error_at(number: int, message: str) -> InvalidArgument:
-    """Make the error that refuses a Dockerfile for what stands in line `number`."""
-    return InvalidArgument(f"dockerfile parse error line {number}: {message}")
+def error_at(number: int, message: str, source: str = "") -> InvalidArgument:
+    """Make the error that refuses a Dockerfile for what stands in line `number`, `source` if that is known."""
+    error = InvalidArgument(f"dockerfile parse error line {number}: {message}")
+    if shown := source.strip():
+        error.add_note(f"line {number}: {shown if len(shown) <= MAX_SHOWN else shown[:MAX_SHOWN] + '…'}")
+    return error
 
 
 def blank_separated(text: str) -> list[str]:

@@ -3,43 +3,55 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lamella.cli.buildflags import RUN_FLAGS, read_agents, read_limits, read_secrets
+from lamella.cli.buildview import STYLES, showing
 from lamella.cli.command import Command
 from lamella.cli.flags import Flag, Values
-from lamella.cli.progress import reporting
+from lamella.cli.outputflags import OUTPUT_FLAGS, read_outputs
 from lamella.cli.registries import read_registries
 from lamella.cli.runflags import read_pairs
-from lamella.errors import InvalidArgument, Unsupported
+from lamella.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from lamella.cli.buildview import View
     from lamella.cli.context import Context
-    from lamella.engine.builds import BuildEvent
     from lamella.engine.images import Image
-    from lamella.model.progress import Reporter
 
 
 def run(context: Context, flags: Values, arguments: list[str]) -> int:
     """Build and print the image's ID, steps and their output going before it."""
+    from lamella.engine.builds import read_context
     from lamella.model.reference import parse_new_name
 
     tags = [parse_new_name(tag).familiar() for tag in flags.many("tag")]  # before anything is touched
     source = arguments[0]
-    if "://" in source or source.startswith("git@"):
-        raise Unsupported(f"{source}: a build context is a directory, or - for a Dockerfile or tar on standard input")
     quiet = flags.on("quiet")
-    if source != "-" and not Path(source).is_dir():
+    place = read_context(source)
+    if source != "-" and isinstance(place, Path) and not place.is_dir():
         raise InvalidArgument(f"unable to prepare context: path {source!r} not found or not a directory")
     if source == "-" and sys.stdin.isatty():
         raise InvalidArgument("a Dockerfile or tar is to come on standard input, which is the terminal")
     name = flags.text("file")
+    if source == name == "-":
+        raise InvalidArgument("can't use stdin for both build context and dockerfile")
     dockerfile: Path | bytes | None = sys.stdin.buffer.read() if name == "-" else Path(name) if name else None
-    epoch = context.environment.get("SOURCE_DATE_EPOCH", "")
-    if epoch and not epoch.isdecimal():
-        raise InvalidArgument(f"SOURCE_DATE_EPOCH={epoch} is not a number of seconds since the epoch")
-    with reporting(quiet=quiet, lines=context.output) as pull_report:
-        image = _build(context, flags, source, tags, dockerfile, epoch, pull_report)
+    if flags.on("check"):
+        from lamella.cli.buildcheck import show_findings
+
+        build_args = read_build_args(context, flags.many("build-arg"))
+        return show_findings(context, flags, sys.stdin.buffer if source == "-" else place, dockerfile, build_args)
+    timestamp = _read_timestamp(context, flags)
+    style = _read_style(flags)
+    jobs = flags.number("jobs")
+    if jobs is not None and jobs < 0:
+        raise InvalidArgument(f"invalid value {jobs} for --jobs: give a number of stages, or 0 for any number")
+    outputs = read_outputs(context, flags)
+    with showing("quiet" if quiet else style, context.output, context.environment) as view:
+        image = _build(context, flags, source, tags, dockerfile, timestamp, outputs, view)
     if flags.text("iidfile"):
         Path(flags.text("iidfile")).write_text(image.id, encoding="ascii")
     if quiet:
@@ -53,11 +65,12 @@ def _build(
     source: str,
     tags: list[str],
     dockerfile: Path | bytes | None,
-    epoch: str,
-    pull_report: Reporter,
+    timestamp: int | None,
+    outputs: Sequence[str],
+    view: View,
 ) -> Image:
     return context.store().build(
-        sys.stdin.buffer if source == "-" else Path(source),
+        sys.stdin.buffer if source == "-" else source,
         tags=tags,
         dockerfile=dockerfile,
         build_args=read_build_args(context, flags.many("build-arg")),
@@ -66,32 +79,41 @@ def _build(
         network=flags.text("network"),
         platform=flags.text("platform"),
         no_cache=flags.on("no-cache"),
-        timestamp=int(epoch) if epoch else None,
+        secrets=read_secrets(context, flags.many("secret")),
+        ssh=read_agents(context, flags.many("ssh")),
+        limits=read_limits(flags),
+        outputs=outputs,
+        stdout=sys.stdout.buffer,
+        squash=flags.on("squash"),
+        cache_from=flags.many("cache-from"),
+        cache_to=flags.many("cache-to"),
+        timestamp=timestamp,
+        jobs=flags.number("jobs"),
+        no_cache_filter=[name for text in flags.many("no-cache-filter") for name in text.split(",") if name],
         pull=flags.on("pull"),
         registries=read_registries(context),
-        pull_report=pull_report,
-        report=None if flags.on("quiet") else _Transcript(context).show,
+        pull_report=view.pulls,
+        report=view.report,
     )
 
 
-class _Transcript:
-    """Shows a build as Docker's classic builder does, line by line, the commands' own output in between."""
+def _read_timestamp(context: Context, flags: Values) -> int | None:
+    """Read the time of all that is made: ``--timestamp``, else ``SOURCE_DATE_EPOCH``."""
+    name, text = "--timestamp", flags.text("timestamp")
+    if not text:
+        name, text = "SOURCE_DATE_EPOCH", context.environment.get("SOURCE_DATE_EPOCH", "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) <= 11):
+        raise InvalidArgument(f"{name}={text} is not a number of seconds since the epoch")
+    return int(text)
 
-    def __init__(self, context: Context) -> None:
-        self._output = context.output
 
-    def show(self, event: BuildEvent) -> None:
-        """Print one event at once: a build is watched."""
-        from lamella.engine.builds import Output
-
-        if isinstance(event, Output):
-            # What a command prints is its own and goes out as it came, like that of `run`.
-            sink = sys.stderr.buffer if event.stream == "stderr" else self._output.stream
-            sink.write(event.data)
-            sink.flush()
-        else:
-            self._output.line(str(event))
-            self._output.flush()
+def _read_style(flags: Values) -> str:
+    style = flags.text("progress")
+    if style not in STYLES:
+        raise InvalidArgument(f"invalid value {style!r} for --progress: choose {', '.join(STYLES)}")
+    return style
 
 
 def read_build_args(context: Context, texts: list[str]) -> dict[str, str]:
@@ -107,24 +129,45 @@ def read_build_args(context: Context, texts: list[str]) -> dict[str, str]:
 
 
 BUILD = Command(
-    usage="[OPTIONS] PATH | -",
+    usage="[OPTIONS] PATH | URL | -",
     run=run,
     least=1,
     most=1,
     completes="file",
     flags=(
         Flag("build-arg", "Set build-time variables", kind="list", many=True),
+        Flag("check", "Look for mistakes in the Dockerfile, build nothing; exit code 1 if there are any"),
         Flag("file", 'Name of the Dockerfile (Default is "PATH/Dockerfile")', short="f", kind="string"),
-        Flag("force-rm", "Always remove intermediate containers", hidden=True),
+        Flag("force-rm", "Always remove intermediate containers (they never stay)"),
         Flag("iidfile", "Write the image ID to the file", kind="string"),
+        Flag(
+            "jobs",
+            "How many stages to build at once; 0 is any number (default as many as processors, at least 2)",
+            kind="int",
+        ),
         Flag("label", "Set metadata for an image", kind="list", many=True),
         Flag("network", "Network of the RUN instructions: host or none", kind="string", default="host"),
         Flag("no-cache", "Do not use cache when building the image"),
+        Flag("no-cache-filter", "Do not cache specified stages", kind="stringArray", many=True),
         Flag("platform", "Build for this platform, as os/arch[/variant]", kind="string"),
+        Flag(
+            "progress",
+            'Set type of progress output ("auto", "plain", "tty", "quiet"); auto is tty on a terminal',
+            kind="string",
+            default="auto",
+        ),
         Flag("pull", "Always attempt to pull a newer version of the image"),
         Flag("quiet", "Suppress the build output and print image ID on success", short="q"),
-        Flag("rm", "Remove intermediate containers (they never stay)", default="true", hidden=True),
+        Flag("rm", "Remove intermediate containers (they never stay)", default="true"),
         Flag("tag", 'Name and optionally a tag in the "name:tag" format', short="t", kind="list", many=True),
         Flag("target", "Set the target build stage to build", kind="string"),
+        Flag(
+            "timestamp",
+            "Time of all that is made, in seconds since the epoch, for an image that is the same each time"
+            " (default $SOURCE_DATE_EPOCH)",
+            kind="string",
+        ),
+        *OUTPUT_FLAGS,
+        *RUN_FLAGS,
     ),
 )

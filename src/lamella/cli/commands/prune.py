@@ -1,4 +1,4 @@
-"""``image prune`` and ``container prune``: remove what nothing uses, after asking."""
+"""``image prune``, ``container prune`` and ``builder prune``: remove what nothing uses, after asking."""
 
 from __future__ import annotations
 
@@ -43,6 +43,21 @@ def run_containers(context: Context, flags: Values, _arguments: list[str]) -> in
     return 0
 
 
+def run_build_cache(context: Context, flags: Values, _arguments: list[str]) -> int:
+    """Remove the directories of cache mounts, or with ``--all`` also the steps that nothing needs."""
+    if not _agreed(context, flags, "all build cache" if flags.on("all") else "all dangling build cache"):
+        return 0
+    filters = check_filter_words(flags.many("filter"))
+    report = context.store().prune_build_cache(everything=flags.on("all"), filters=filters)
+    if report.removed:
+        context.output.line("Deleted build cache objects:")
+        for identity in report.removed:
+            context.output.line(identity)
+        context.output.line()
+    _total(context, report.reclaimed)
+    return 0
+
+
 def _agreed(context: Context, flags: Values, what: str) -> bool:
     if flags.on("force"):
         return True
@@ -64,5 +79,11 @@ IMAGE_PRUNE = Command(
     run=run_images,
     most=0,
     flags=(Flag("all", "Remove all unused images, not just dangling ones", short="a"), _FILTER, _FORCE),
+)
+BUILDER_PRUNE = Command(
+    usage="[OPTIONS]",
+    run=run_build_cache,
+    most=0,
+    flags=(Flag("all", "Remove all unused build cache, not just dangling ones", short="a"), _FILTER, _FORCE),
 )
 CONTAINER_PRUNE = Command(usage="[OPTIONS]", run=run_containers, most=0, flags=(_FILTER, _FORCE))

@@ -1,0 +1,1 @@
+"""Stores of any engine, read and never changed: one file behind one interface for each kind."""

@@ -1,0 +1,162 @@
+"""What every kind of image store has, and the interface of those who read one.
+
+A reader takes no lock and changes nothing, so it also works on a store in use, on one whose engine is dead, and on a
+read-only copy: what disappears between two reads is passed over, what is damaged goes to `problems`.  Directories hold
+files in overlayfs' form: a character device 0:0 deletes, ``trusted.overlay.opaque`` hides all below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+from lamella.model.digest import ChainID, DiffID
+from lamella.model.imageconfig import ImageConfig
+
+Role = Literal["image", "writable", "init", "build"]
+
+
+class StoredLayer(NamedTuple):
+    """One layer and the directory that holds its files."""
+
+    id: str
+    """What this kind of store calls it: the chain ID, the layer ID of containers/storage, a snapshot's key."""
+    role: Role
+    """``image``, a container's ``writable`` or ``init`` layer, or ``build``: a build cache's own."""
+    parent: str | None
+    """The id of the layer below."""
+    directory: Path
+    """The files: a directory of the store's own, no link, when it was looked at; it may be gone by now."""
+    directory_id: str
+    """The name of what belongs to the layer under the driver's directory: cache ID, layer ID, snapshot number."""
+    chain_id: ChainID | None = None
+    diff_id: DiffID | None = None
+    size: int | None = None
+    """Bytes of its files as the engine recorded them."""
+    created: str = ""
+
+
+class ImageRecord(NamedTuple):
+    """One image."""
+
+    id: str
+    """The config's digest."""
+    names: tuple[str, ...]
+    """Familiar references with a tag."""
+    digests: tuple[str, ...]
+    """References with the digest they were pulled under."""
+    config: ImageConfig
+    raw_config: bytes
+    layers: tuple[str, ...]
+    """The ids of its layers that are there, base first; shorter than ``config.diff_ids`` if some are missing.
+
+    With some missing, ``chain_ids(config.diff_ids)`` tells which: every StoredLayer of an image has its chain ID.
+    """
+    parent: str = ""
+    """The image that a local build made it from."""
+
+
+class ContainerRecord(NamedTuple):
+    """One container."""
+
+    id: str
+    name: str
+    image: str
+    """Its image's id, as far as it is known."""
+    image_name: str
+    created: str
+    status: str
+    """Docker's words: ``running``, ``exited``, ``created`` …"""
+    pid: int
+    """The process on this host, 0 if none runs: a record of a dead engine counts only if the process lives."""
+    layers: tuple[str, ...]
+    """The ids of all its layers, base first: the image's, the init layer if there is one, the writable one."""
+    merged: Path | None
+    """Where it is mounted when it runs."""
+    log: Path | None = None
+    directory: Path | None = None
+    """What the engine keeps about it."""
+    volumes: tuple[str, ...] = ()
+    """Names of the volumes that are mounted in it."""
+
+
+class VolumeRecord(NamedTuple):
+    """One named volume."""
+
+    name: str
+    directory: Path
+    created: str = ""
+
+
+class StoreReader(Protocol):
+    """One store, open for reading; what it returns is read once and kept."""
+
+    kind: str
+    """``docker``, ``containers-storage``, ``containerd``."""
+    root: Path
+    driver: str
+    problems: list[str]
+    """What was found damaged, a line each."""
+
+    def images(self) -> Sequence[ImageRecord]:
+        """Return all images, intermediate ones included."""
+        ...
+
+    def layers(self) -> Mapping[str, StoredLayer]:
+        """Return all layers by id, those of containers and build caches included."""
+        ...
+
+    def containers(self) -> Sequence[ContainerRecord]:
+        """Return all containers."""
+        ...
+
+    def volumes(self) -> Sequence[VolumeRecord]:
+        """Return all named volumes."""
+        ...
+
+    def layer_directories(self) -> Mapping[str, Path]:
+        """Return every directory that looks like a layer's, by its name, whether anything names it or not.
+
+        The path is what belongs to the layer as a whole (``overlay2/<cache ID>``), of which ``StoredLayer.directory``
+        is the part with the files (``overlay2/<cache ID>/diff``); with vfs both are the same.
+        """
+        ...
+
+    def find_image(self, name: str) -> ImageRecord:
+        """Return one image by reference or by the beginning of its ID, without reading the others.
+
+        Raises NotFound, or InvalidArgument if the ID is ambiguous or the reference malformed.
+        """
+        ...
+
+    def find_container(self, name: str) -> ContainerRecord:
+        """Return one container by name, ID or the beginning of its ID.  Raises NotFound or InvalidArgument."""
+        ...
+
+    def find_layer(self, id: str) -> StoredLayer | None:  # noqa: A002  (the vocabulary's word)
+        """Return one layer by its id, without reading the others; a damaged one goes to ``problems``."""
+        ...
+
+    def find_layer_by_directory(self, directory_id: str) -> StoredLayer | None:
+        """Return the layer whose files lie in the directory of this name, of whatever role, or None: nobody's."""
+        ...
+
+    def tar_split(self, layer: StoredLayer) -> Path | None:
+        """Return the layer's tar-split, if the store has one."""
+        ...
+
+    def blob(self, layer: StoredLayer) -> Path | None:
+        """Return the layer's blob, packed or not, if the store keeps it."""
+        ...
+
+    def image_blobs(self, image: ImageRecord) -> Sequence[Path | None]:
+        """Return the blob of each of an image's diff IDs, base first, unpacked or not; empty if the store keeps none.
+
+        A blob's name is the hex of its digest, which nobody has checked.
+        """
+        ...
+
+    def container_spec(self, container: ContainerRecord) -> Mapping[str, object] | None:
+        """Return the OCI runtime spec that the engine keeps for a container, if it keeps one."""
+        ...
