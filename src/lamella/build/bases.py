@@ -79,6 +79,7 @@ class Bases:
             raise NotFound(f"No such image: {name}; load, import or pull it first") from error
         if not self._store.is_usable(stored):
             raise NotFound(f"image {name} lacks a layer; load or pull it again")
+        self._store.last_use.stamp(stored.id)
         image = Snapshot(stored.id, stored.config)
         if wanted is not None and (wanted.os, wanted.architecture) != image.platform[:2]:
             raise NotFound(

@@ -90,6 +90,8 @@ def _entries() -> dict[str, Entry]:
         Entry("login", "login", "LOGIN", "Authenticate to a registry"),
         Entry("logout", "login", "LOGOUT", "Log out from a registry"),
         Entry("layers", "layers", "LAYERS", "Show the layers of an image or container, base first"),
+        Entry("fsck", "fsck", "FSCK", "Check the store, and mend it with --heal"),
+        Entry("reclaim", "reclaim", "RECLAIM", "Take away what nothing in the store needs, so that it can be had back"),
         Entry("info", "info", "INFO", "Display what the store and this machine offer"),
         Entry("version", "version", "VERSION", "Show the version of lamella and of the tools it drives"),
         Entry("completion", "completion", "COMPLETION", "Generate the completion script for a shell"),

@@ -62,6 +62,7 @@ def create_container(
         if durable:
             store.root.sync()
         store.containers.write(record, sync=durable)
+    store.last_use.stamp(image.id)
     return record
 
 

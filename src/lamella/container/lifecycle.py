@@ -125,6 +125,7 @@ def _start(
     if before is not None:
         before(run)
     site.runtime.start(record.id)
+    store.last_use.stamp(record.image)
 
 
 def _undo_start(

@@ -47,7 +47,8 @@ def writes_to_stdout(outputs: Sequence[str]) -> bool:
     """Tell whether one of these outputs goes to standard output.  Raises InvalidArgument for one that is wrong."""
     from lamella.build.outputs import parse_output
 
-    return any([parse_output(text).to_stdout for text in outputs])
+    outputs_to_stdout = [parse_output(text).to_stdout for text in outputs]  # each is checked
+    return any(outputs_to_stdout)
 
 
 def read_context(text: str) -> Path | str:

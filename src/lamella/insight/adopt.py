@@ -154,6 +154,8 @@ class _Run:
             layers = self._layers_of(image)
             present = self._is_here(image)
             tags, notes = self._tags(image)
+            if present and not tags:
+                return Adopted("image", name, id_, "present", notes, known=len(layers))
             parent = ImageID(Digest(image.parent)) if image.parent else None
             with self._store.root.transaction("adopt", ids=max(len(layers), 1)) as tx:
                 moved = self._bring(layers, tx)
@@ -192,7 +194,7 @@ class _Run:
             other = here.get(key)
             if other is not None and other != image.id and self._store.images.exists(other):
                 notes.append(f"{key} stays with image {short_id(other)} here")
-            else:
+            elif other != image.id:
                 tags[key] = ImageID(Digest(image.id))
         return tags, tuple(notes)
 
@@ -206,9 +208,12 @@ class _Run:
             if known_container(self._store, container):
                 return Adopted("container", container.name, container.id, "present")
             refuse_container(self._store, container)
+            image = _image_of(self._reader, container)
+            layers = container_layers(self._reader, container) if image is None else self._layers_of(image)
+            made, known, size = self._count(layers)
         except _REFUSED_ANYWAY as error:
             return Adopted("container", container.name, container.id, "refused", (str(error),))
-        return Adopted("container", container.name, container.id, "planned")
+        return Adopted("container", container.name, container.id, "planned", (), made, known, size)
 
     def adopt_container(self, container: ContainerRecord) -> Adopted:
         """Bring a container in, on the layers of its image."""

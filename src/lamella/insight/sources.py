@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from lamella.errors import InvalidArgument, LamellaError
 from lamella.insight.survey import Survey
-from lamella.model.digest import ChainID, Digest, DiffID, ImageID, parse_digest
+from lamella.model.digest import ChainID, DiffID, Digest, ImageID, parse_digest
 from lamella.model.documents import MANIFEST_LIMIT, decode_document
 from lamella.model.platform import Platform
 from lamella.model.reference import Reference, parse_reference
@@ -127,6 +127,3 @@ class Sources:
 
 def _platform_of(config: ImageConfig) -> Platform:
     return Platform(config.os or "linux", config.architecture, config.variant)
-
-
-

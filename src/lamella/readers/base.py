@@ -57,6 +57,16 @@ class ImageRecord(NamedTuple):
     """The image that a local build made it from."""
 
 
+class ImageStack(NamedTuple):
+    """As much of an image as tells which layers it has."""
+
+    id: str
+    names: tuple[str, ...]
+    """Familiar references with a tag."""
+    diff_ids: tuple[str, ...]
+    """Base first, as its config has them, whether they are there or not."""
+
+
 class ContainerRecord(NamedTuple):
     """One container."""
 
@@ -101,6 +111,10 @@ class StoreReader(Protocol):
 
     def images(self) -> Sequence[ImageRecord]:
         """Return all images, intermediate ones included."""
+        ...
+
+    def image_stacks(self) -> Sequence[ImageStack]:
+        """Return the layers of all images, intermediate ones included, for less than all of the images costs."""
         ...
 
     def layers(self) -> Mapping[str, StoredLayer]:

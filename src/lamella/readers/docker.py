@@ -15,10 +15,11 @@ from lamella.drivers import DRIVERS, open_driver
 from lamella.errors import DataLoss, InvalidArgument, LamellaError, NotFound
 from lamella.model.digest import PREFIX, ChainID, DiffID, hex_of, is_hex64, parse_digest
 from lamella.model.ids import ContainerID, is_cache_id, is_container_id
-from lamella.readers.base import ContainerRecord, ImageRecord, Role, StoredLayer, VolumeRecord
+from lamella.readers.base import ContainerRecord, ImageRecord, ImageStack, Role, StoredLayer, VolumeRecord
 from lamella.readers.buildkit import BuildSnapshots
 from lamella.readers.common import leads_away, local_volumes
 from lamella.readers.dockercontainers import describe_container
+from lamella.readers.dockerstacks import read_stacks
 from lamella.store.containerdb import ContainerDB
 from lamella.store.containerdb import ContainerRecord as Documents
 from lamella.store.dataroot import DataRoot
@@ -63,6 +64,7 @@ class DockerReader:
         self._home = self.root / "vfs" / "dir" if self.driver == "vfs" else self.root / self.driver
         self._known: dict[str, StoredLayer] = {}
         self._images: tuple[ImageRecord, ...] | None = None
+        self._stacks: tuple[ImageStack, ...] | None = None
         self._layers: dict[str, StoredLayer] | None = None
         self._containers: tuple[ContainerRecord, ...] | None = None
         self._volumes: tuple[VolumeRecord, ...] | None = None
@@ -85,6 +87,18 @@ class DockerReader:
                 for image in stored
             )
         return self._images
+
+    def image_stacks(self) -> Sequence[ImageStack]:
+        """Return the layers of all images: of their configs nothing but the diff IDs is looked at."""
+        if self._images is not None:
+            return [ImageStack(image.id, image.names, image.config.diff_ids) for image in self._images]
+        if self._stacks is None:
+            names: dict[str, list[str]] = {}
+            for name, image in self._tags.read().items():
+                if "@" not in name:
+                    names.setdefault(image, []).append(name)
+            self._stacks = tuple(read_stacks(self._imagedb.content, names, self.problems))
+        return self._stacks
 
     def layers(self) -> Mapping[str, StoredLayer]:
         """Return image layers by chain ID, containers' and BuildKit's own by the name of their directory or snapshot."""

@@ -14,6 +14,7 @@ from lamella.store.containerdb import ContainerDB
 from lamella.store.dataroot import DataRoot
 from lamella.store.distribution import Distribution
 from lamella.store.imagedb import ImageDB, StoredImage
+from lamella.store.lastuse import LastUse
 from lamella.store.layerdb import Layer, LayerDB
 from lamella.store.layers import LayerStore
 from lamella.store.mountdb import MountDB
@@ -36,6 +37,7 @@ class ImageStore:
         self.tags = Tags(root)
         self.containers = ContainerDB(root)
         self.distribution = Distribution(root)
+        self.last_use = LastUse(root.lamella_dir)
         root.recovery = StoreRecovery(root, self.layers, mounts, self.images, self.tags, self.containers)
 
     @classmethod
@@ -135,6 +137,7 @@ class ImageStore:
             self.images.remove(id)
             with contextlib.suppress(OSError):  # only a cache: the manifest it came with
                 os.unlink(self.root.lamella_dir / "manifests" / hex_of(id))
+            self.last_use.forget(id)
             return self.layers.release_unused(reversed(tx.intent.chains), but=tx.id)
 
     def delete_container(self, id: ContainerID) -> None:  # noqa: A002  (the vocabulary's word)

@@ -34,6 +34,7 @@ from lamella.transports.manifests import Descriptor, Manifest
 from lamella.transports.plans import ImagePlan
 from lamella.transports.ranges import Spare, read_in_order
 from lamella.transports.resolving import Repository, fetch_plan, resolve
+from lamella.transports.workers import for_each
 
 #: Blobs below this size wait in memory; fetching them again costs less than a file.
 SMALL = 8 << 20
@@ -216,49 +217,21 @@ class _Pull:
 
     def _work(self, tasks: list[_Task], sizes: dict[ChainID, int], parallel: int) -> None:
         """Fill all drafts, *parallel* at a time; the first failure ends the others and is raised here."""
-        from queue import SimpleQueue
-
-        waiting = iter(tasks)
-        done: SimpleQueue[BaseException | None] = SimpleQueue()
-
-        def work() -> None:
-            try:
-                while not self._stopped.is_set():
-                    with self._guard:
-                        task = next(waiting, None)
-                    if task is None:
-                        self._spare.give()
-                        break
-                    size = self._fill(task)
-                    with self._guard:
-                        sizes[task.draft.chain_id] = size
-            except BaseException as error:  # noqa: BLE001  (raised again in the main thread)
-                done.put(error)
-            else:
-                done.put(None)
-
-        count = min(parallel, len(tasks))
         self._parallel = parallel
-        self._spare = Spare(parallel - count)
-        threads = [threading.Thread(target=work, name=f"pull-{n}", daemon=True) for n in range(count)]
-        failure: BaseException | None = None
-        try:
-            for thread in threads:
-                thread.start()
-            for _ in threads:
-                error = done.get()
-                if error is not None and failure is None:
-                    failure = error
-                    self._stop()
-        except BaseException:
-            self._stop()
-            raise
-        finally:
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
-        if failure is not None:
-            raise failure
+        self._spare = Spare(max(0, parallel - len(tasks)))
+        waiting = len(tasks)
+
+        def work(task: _Task) -> None:
+            nonlocal waiting
+            with self._guard:
+                waiting -= 1
+            size = self._fill(task)
+            with self._guard:
+                sizes[task.draft.chain_id] = size
+            if waiting == 0:
+                self._spare.give()
+
+        for_each(tasks, work, parallel=parallel, name="pull", stop=self._stop)
 
     def _stop(self) -> None:
         self._stopped.set()

@@ -1,0 +1,94 @@
+"""Checking stores of every kind: Docker's by all rules, the others by those that hold for any store, report only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lamella.errors import LamellaError, NotFound, Unsupported
+from lamella.insight.contents import Task, check_contents
+from lamella.insight.findings import Finding
+from lamella.insight.fsck import Report, check_store, in_order, require_root
+from lamella.linux.workers import forked_map
+from lamella.readers import containerd, containers_storage
+
+if TYPE_CHECKING:
+    from lamella.readers.base import StoreReader
+
+_DOCKERS = ("image", "overlay2", "vfs", "lamella", "containers")
+
+
+def check_any(root: Path, *, deep: bool = False, driver: str = "", processes: int | None = None) -> Report:
+    """Check the store at *root*, of whatever kind; see ``fsck.check_store``."""
+    root = require_root(root)
+    if is_foreign(root):
+        from lamella.readers.detect import open_reader
+
+        return check_reader(open_reader(root), deep=deep, processes=processes)
+    _require_any(root)
+    return check_store(root, deep=deep, driver=driver, processes=processes)
+
+
+def require_docker(root: Path) -> None:
+    """Raise Unsupported for a store of another engine's layout, NotFound for none."""
+    root = require_root(root)
+    if is_foreign(root):
+        raise Unsupported(f"{root} is another engine's store: it can be checked, but only Docker's layout is changed")
+    _require_any(root)
+
+
+def _require_any(root: Path) -> None:
+    if os.listdir(root) and not any(os.path.lexists(root / name) for name in _DOCKERS):
+        raise NotFound(f"{root}: no store here: neither Docker's nor Podman's nor containerd's")
+
+
+def is_foreign(root: Path) -> bool:
+    """Tell whether a store is Podman's or containerd's, Docker with containerd's image store included."""
+    from lamella.readers.docker import has_images
+
+    if containers_storage.is_containers_storage(root) or containerd.is_containerd_root(root):
+        return True
+    return not has_images(root) and containerd.is_containerd_root(root / "containerd" / "daemon")
+
+
+def check_reader(reader: StoreReader, *, deep: bool = False, processes: int | None = None) -> Report:
+    """Check a store through its reader: records parse, parents and directories exist, files fit their tar-split."""
+    images, layers, containers = reader.images(), reader.layers(), reader.containers()
+    found = [Finding("store-damaged", str(reader.root), problem) for problem in reader.problems]
+    for layer in layers.values():
+        if layer.parent is not None and layer.parent not in layers:
+            text = f"layer {layer.id} stands on {layer.parent}, which is not in the store"
+            found.append(Finding("parent-missing", str(layer.directory), text, (layer.id,)))
+        if not layer.directory.is_dir():
+            text = f"layer {layer.id}: the directory of its files is missing"
+            found.append(Finding("layer-directory-missing", str(layer.directory), text, (layer.id,)))
+    for image in images:
+        if len(image.layers) < len(image.config.diff_ids):
+            text = f"image {image.id} has {len(image.config.diff_ids)} layers, of which {len(image.layers)} are here"
+            found.append(Finding("store-layers-missing", str(reader.root), text, (image.id,)))
+    for container in containers:
+        if missing := [name for name in container.layers if name not in layers]:
+            text = f"container {container.id[:12]} needs layer {missing[0]}, which is not in the store"
+            found.append(Finding("store-layers-missing", str(reader.root), text, (container.id,)))
+    tasks = list(_tasks(reader, deep=deep))
+    for task, troubles in forked_map(check_contents, tasks, processes):
+        for code, name, text in troubles:
+            place = task.tar_split if code == "layer-tarsplit-damaged" else task.files / name if name else task.files
+            sentence = f"layer {task.name}: {name} {text}" if name else f"layer {task.name}: {text}"
+            found.append(Finding(code, str(place), sentence, (task.name, name)))
+    return Report(reader.root, reader.kind, reader.driver, len(tasks), deep, in_order(found))
+
+
+def _tasks(reader: StoreReader, *, deep: bool) -> Iterator[Task]:
+    for layer in reader.layers().values():
+        if layer.role != "image" or not layer.directory.is_dir():
+            continue
+        try:
+            tar_split = reader.tar_split(layer)
+        except LamellaError:
+            continue
+        if tar_split is not None and tar_split.exists():
+            whole = reader.driver == "vfs"
+            yield Task(layer.id, layer.directory, tar_split, None, layer.diff_id, deep, whole)

@@ -1,0 +1,455 @@
+"""Mending a store without loss: derived what can be, fetched again what came from a registry, the rest to quarantine.
+
+The store is mended in rounds.  Each round looks at it anew, takes the first stage that has something it has not tried
+yet, and carries that out; later stages build on what earlier ones put right.  Everything happens under lamella's lock and
+with dockerd kept out, but for fetching.  A kill at any instant leaves a store that the next run goes on with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from lamella.errors import DataLoss, LamellaError
+from lamella.insight.contents import Trouble
+from lamella.insight.findings import Finding, Severity
+from lamella.insight.fsck import Report, check_files, check_records, check_store, content_tasks, in_order, require_root
+from lamella.insight.mending import containers, directories, layers, records
+from lamella.insight.mending.base import Bench, Hopeless, Plan, void
+from lamella.insight.orphans import find_orphans
+from lamella.insight.quarantine import Quarantine
+from lamella.insight.sources import Connect, Sources
+from lamella.insight.survey import Survey
+from lamella.linux.locks import locked
+from lamella.model.digest import ChainID, DiffID, Digest, ImageID
+from lamella.store import dockerd
+
+_ROUNDS = 200
+FILES = frozenset({"layer-file-missing", "layer-file-changed", "layer-content-damaged"})
+RECOVERY = frozenset({"transaction-dead", "unclean", "holder-stale"})
+Mend = Callable[[Bench, Finding], Plan]
+
+
+class Step(NamedTuple):
+    """One thing that was done, or would be, or could not be."""
+
+    code: str
+    path: str
+    text: str
+    """What was done, or would be."""
+    failure: str = ""
+    """Why it could not be done; empty if it could."""
+
+    def to_document(self) -> dict[str, object]:
+        """Give the step as data."""
+        return {"code": self.code, "path": self.path, "text": self.text, "failure": self.failure}
+
+
+class Healed(NamedTuple):
+    """What mending did: the store before, the steps, the store after (the same, for a plan)."""
+
+    before: Report
+    steps: tuple[Step, ...]
+    after: Report
+    run: str
+    """What the entries of the quarantine that this run made have in common."""
+
+    def to_document(self) -> dict[str, object]:
+        """Give it as data."""
+        return {
+            "before": self.before.to_document(),
+            "steps": [step.to_document() for step in self.steps],
+            "after": self.after.to_document(),
+            "run": self.run,
+        }
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Hold the store lock and keep dockerd out, without undoing what dead operations left: that may need mending first.
+
+    Raises InUse while a dockerd runs on *root*.
+    """
+    own = root / "lamella"
+    if own.is_symlink():
+        raise DataLoss(f"{own}: a symbolic link stands where the store needs a directory; remove it")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(own, 0o700)
+    with locked(own / "lock"), dockerd.kept_out(root):
+        yield
+
+
+def heal_store(
+    root: Path,
+    *,
+    deep: bool = False,
+    dry_run: bool = False,
+    set_aside: bool = False,
+    connect: Connect | None = None,
+    driver: str = "",
+    processes: int | None = None,
+) -> Healed:
+    """Mend the data-root at *root*, or with *dry_run* say what would be done.
+
+    *connect* opens the registry of a repository; without it nothing is fetched.  Images of which bytes are gone for good
+    are left as they are, or with *set_aside* moved to quarantine.  Raises InUse while a dockerd runs there.
+    """
+    root = require_root(root)
+    if dry_run:
+        before = check_store(root, deep=deep, driver=driver, processes=processes)
+    else:
+        with alone(root):
+            Quarantine(root).sweep()
+        before = check_store(root, deep=deep, driver=driver, processes=processes)
+    healer = _Healer(root, before, deep=deep, set_aside=set_aside, connect=connect, processes=processes)
+    if dry_run:
+        return Healed(before, tuple(healer.plan()), before, healer.run)
+    if not before.findings:
+        return Healed(before, (), before, healer.run)
+    steps = healer.heal()
+    return Healed(before, tuple(steps), check_store(root, deep=deep, driver=driver, processes=processes), healer.run)
+
+
+class _Healer:
+    """One run."""
+
+    def __init__(
+        self,
+        root: Path,
+        before: Report,
+        *,
+        deep: bool,
+        set_aside: bool,
+        connect: Connect | None,
+        processes: int | None,
+    ) -> None:
+        self._root = root
+        self._driver = before.driver
+        self._deep = deep
+        self._set_aside = set_aside
+        self._connect = connect
+        self._processes = processes
+        self._quarantine = Quarantine(root)
+        self._tried: set[tuple[int, tuple[str, str, tuple[str, ...]]]] = set()
+        self._sound: dict[str, tuple[object, ...]] = {}
+        self._steps: list[Step] = []
+        self.run = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.urandom(3).hex()}"
+        # Layers that were sound need not be read again while nobody touches them.
+        self._trust(before)
+
+    def plan(self) -> Iterator[Step]:
+        """Say for each finding what would be done first."""
+        survey = Survey(self._root, self._driver)
+        bench, findings = self._look(survey)
+        for finding in findings:
+            failures: list[str] = []
+            for stage in self._stages():
+                mend = stage.get(finding.code)
+                if mend is None:
+                    continue
+                try:
+                    yield Step(finding.code, finding.path, mend(bench, finding).text)
+                    break
+                except (Hopeless, LamellaError, OSError) as error:
+                    failures.append(str(error))
+            else:
+                if finding.severity is not Severity.NOTE:
+                    failure = failures[-1] if failures else "nothing is done about it"
+                    yield Step(finding.code, finding.path, finding.text, failure)
+
+    def heal(self) -> list[Step]:
+        """Go on until nothing is left that has not been tried."""
+        for _ in range(_ROUNDS):
+            if not self._round():
+                break
+        self._recover()
+        return self._steps
+
+    # ------------------------------------------------------------------------------------------------ rounds
+
+    def _round(self) -> bool:
+        """Carry out the first stage that has something new to do; False if none has."""
+        with alone(self._root):
+            survey = Survey(self._root, self._driver)
+            bench, findings = self._look(survey)
+            for number, stage in enumerate(self._stages()):
+                todo = [item for item in findings if item.code in stage and (number, item.key) not in self._tried]
+                if not todo:
+                    continue
+                slow: list[tuple[Finding, Plan]] = []
+                done = False
+                for finding in todo:
+                    self._tried.add((number, finding.key))
+                    try:
+                        plan = stage[finding.code](bench, finding)
+                    except (Hopeless, LamellaError, OSError) as error:
+                        self._note(finding, finding.text, str(error))
+                        continue
+                    if plan.slow:
+                        slow.append((finding, plan))
+                        break  # one at a time: it may mend what the others are about
+                    done = self._carry_out(finding, plan) or done
+                if slow or done:
+                    break
+            else:
+                return False
+        for finding, plan in slow:
+            self._carry_out(finding, plan)
+        return True
+
+    def _carry_out(self, finding: Finding, plan: Plan) -> bool:
+        self._sound.pop(finding.subject[0] if finding.subject else "", None)
+        try:
+            plan.act()
+        except (Hopeless, LamellaError, OSError) as error:
+            self._note(finding, plan.text, str(error))
+            return False
+        self._note(finding, plan.text, "")
+        return True
+
+    def _note(self, finding: Finding, text: str, failure: str) -> None:
+        self._steps.append(Step(finding.code, finding.path, text, failure))
+
+    def _look(self, survey: Survey) -> tuple[Bench, list[Finding]]:
+        """Check the records again, and the files of those layers that are not known to be sound."""
+        found = [item for item in check_records(survey) if item.code != "unclean"]
+        known = frozenset(chain for chain, identity in self._sound.items() if identity == _identity(survey, chain))
+        tasks = list(content_tasks(survey, deep=self._deep, but=known))
+        contents = check_files(survey, tasks, self._processes)
+        troubles: dict[str, list[Trouble]] = {}
+        for finding in contents:
+            name = finding.subject[1] if len(finding.subject) > 1 else ""
+            troubles.setdefault(finding.subject[0], []).append((finding.code, name, finding.text))
+        for task in tasks:
+            if task.name not in troubles:
+                self._sound[task.name] = _identity(survey, task.name)
+        sources = Sources(survey, self._connect)
+        bench = Bench(survey, self._quarantine, sources, self.run, troubles)
+        return bench, list(in_order([*found, *contents]))
+
+    def _trust(self, before: Report) -> None:
+        survey = Survey(self._root, self._driver)
+        damaged = {part for finding in before.findings for part in finding.subject}
+        for chain in survey.layers:
+            if chain not in damaged:
+                self._sound[chain] = _identity(survey, chain)
+
+    def _recover(self) -> None:
+        """Have dead operations undone or finished, now that what they lean on is mended."""
+        from lamella.store.imagestore import ImageStore
+
+        with alone(self._root):
+            wanted = [item for item in check_records(Survey(self._root, self._driver)) if item.code in RECOVERY]
+        if not wanted:
+            return
+        try:
+            store = ImageStore.open(self._root, driver=self._driver, create=False)
+            with store.root.writing():
+                pass
+        except (LamellaError, OSError) as error:
+            for finding in wanted:
+                self._note(finding, "undo or finish what was begun", str(error))
+        else:
+            for finding in wanted:
+                if finding.code != "unclean":
+                    self._note(finding, "undo or finish what was begun", "")
+            self._forget_holders()
+
+    def _forget_holders(self) -> None:
+        """Release what is held for containers that do not exist."""
+        from lamella.drivers import open_driver
+        from lamella.model.ids import CacheID
+
+        driver = open_driver(self._driver, self._root, self._root / "lamella")
+        with alone(self._root):
+            for item in check_records(Survey(self._root, self._driver)):
+                if item.code == "holder-stale":
+                    driver.release_holder(CacheID(item.subject[0]), item.subject[1])
+
+    # ------------------------------------------------------------------------------------------------ what is done
+
+    def _stages(self) -> list[dict[str, Mend]]:
+        """Return what is done about each code, in the order in which it is tried."""
+        aside = _aside
+        return [
+            {
+                "wrong-type": lambda bench, item: bench.plan_aside(item, [Path(item.subject[0])]),
+                "own-file-damaged": aside,
+                "transaction-damaged": aside,
+                "distribution-damaged": aside,
+                "draft-left": _orphan,
+                "mount-stale": _unmount,
+                "mount-point-left": _remove_mount_point,
+            },
+            {
+                "layer-record-damaged": records.mend_record,
+                "layer-directory-shared": _unshare,
+                "image-config-damaged": records.mend_config,
+            },
+            dict.fromkeys((*FILES, "layer-directory-missing"), records.relocate),
+            {"layer-tarsplit-damaged": records.mend_tar_split},
+            {
+                "link-damaged": directories.mend_link,
+                "short-name-missing": directories.mend_short_name,
+                "lower-wrong": directories.mend_lower,
+                "committed-missing": directories.mend_committed,
+                "committed-wrong": lambda bench, item: bench.plan_aside(item, [Path(item.path)]),
+                "work-missing": directories.mend_work,
+            },
+            dict.fromkeys(FILES, records.mend_tar_split),
+            dict.fromkeys(FILES - {"layer-content-damaged"}, directories.mend_files),
+            {"image-layers-missing": _rebuild, "layer-parent-missing": _rebuild},
+            {
+                "image-config-damaged": layers.refetch_config,
+                "layer-record-damaged": self._refetch,
+                "layer-directory-missing": self._refetch,
+                "layer-tarsplit-damaged": self._refetch,
+                "image-layers-missing": self._refetch,
+                "layer-parent-missing": self._refetch,
+                **dict.fromkeys(FILES, self._refetch),
+            },
+            {"layer-file-extra": directories.drop_extra, "layer-size-wrong": records.mend_size},
+            {
+                "container-config-damaged": containers.mend_config,
+                "container-hostconfig-damaged": containers.mend_host_config,
+                "container-layer-unknown": containers.mend_layer,
+                "container-parent-wrong": containers.mend_parent,
+                "container-init-missing": containers.mend_init,
+            },
+            {"container-parent-wrong": self._refetch_parent},
+            {
+                "container-layer-missing": containers.plan_container_aside,
+                "container-layer-unknown": containers.plan_container_aside,
+            },
+            {
+                "references-damaged": records.mend_references,
+                "references-missing": records.make_references,
+                "image-metadata-damaged": records.mend_note,
+                "image-parent-unknown": lambda bench, item: bench.plan_aside(item, [Path(item.path)]),
+                "image-metadata-orphan": lambda bench, item: bench.plan_aside(item, [Path(item.path)]),
+            },
+            {
+                "image-config-damaged": _image_aside,
+                "image-layers-missing": _image_aside,
+                "layer-record-damaged": _users_aside,
+                "layer-directory-missing": _users_aside,
+                "layer-parent-missing": _users_aside,
+                **(
+                    dict.fromkeys((*FILES, "layer-tarsplit-damaged"), _users_aside) if self._set_aside else {}
+                ),
+            },
+            {"layer-record-damaged": _record_aside, "layer-directory-missing": _record_aside},
+            {"reference-unknown-image": records.drop_reference, "reference-malformed": records.drop_reference},
+            dict.fromkeys(("directory-orphan", "short-name-left", "write-set-left", "removal-unfinished", "container-leftover", "mount-record-orphan", "layer-unused"), _orphan),
+        ]  # fmt: skip
+
+    def _refetch(self, bench: Bench, finding: Finding) -> Plan:
+        missing = finding.subject[1] if finding.code in {"image-layers-missing", "layer-parent-missing"} else ""
+        chain = ChainID(DiffID(Digest(missing or finding.subject[0])))
+        return layers.refetch(bench, finding, lambda: alone(self._root), chain)
+
+    def _refetch_parent(self, bench: Bench, finding: Finding) -> Plan:
+        parent = bench.survey.mounts[finding.subject[0]].parent
+        if parent is None or parent in bench.survey.layers:
+            raise Hopeless("its directories do not tell what it stands on")
+        return layers.refetch(bench, finding, lambda: alone(self._root), parent)
+
+
+def _identity(survey: Survey, chain: str) -> tuple[object, ...]:
+    """Return what must stay the same for a layer to be as sound as it was."""
+    layer = survey.layers.get(ChainID(DiffID(Digest(chain))))
+    if layer is None:
+        return ()
+    files = survey.files_of(layer.cache_id) if layer.cache_id is not None else None
+    try:
+        inode = os.lstat(files).st_ino if files is not None else 0
+        record = os.lstat(layer.path / "tar-split.json.gz").st_ino
+    except OSError:
+        return ()
+    return layer.cache_id, layer.diff, layer.size, inode, record
+
+
+def _aside(bench: Bench, finding: Finding) -> Plan:
+    return bench.plan_aside(finding, [Path(path) for path in finding.subject])
+
+
+def _orphan(bench: Bench, finding: Finding) -> Plan:
+    for orphan in find_orphans(bench.survey):
+        if orphan.code == finding.code and str(orphan.paths[-1]) == finding.path:
+            return bench.plan_aside(finding, orphan.paths, orphan.proof)
+    raise Hopeless("it is no longer there")
+
+
+def _unmount(bench: Bench, finding: Finding) -> Plan:
+    from lamella.drivers.mountpoint import unmount
+
+    target = Path(finding.subject[0])
+    return Plan(f"unmount {bench.survey.relative(target)}", lambda: void(unmount(target)))
+
+
+def _remove_mount_point(bench: Bench, finding: Finding) -> Plan:
+    target = Path(finding.subject[0])
+    return Plan(f"remove {bench.survey.relative(target)}", lambda: os.rmdir(target))
+
+
+def _unshare(bench: Bench, finding: Finding) -> Plan:
+    """Find the claim that does not fit, and the directory it should have named."""
+    failure = "both claims fit"
+    for chain in finding.subject:
+        try:
+            return records.relocate(bench, finding._replace(subject=(chain,)))
+        except Hopeless as error:
+            failure = str(error)
+    raise Hopeless(failure)
+
+
+def _rebuild(bench: Bench, finding: Finding) -> Plan:
+    for chain in finding.subject[1:]:
+        return records.rebuild_record(bench, ChainID(DiffID(Digest(chain))))
+    raise Hopeless("nothing is missing")
+
+
+def _image_aside(bench: Bench, finding: Finding) -> Plan:
+    return records.plan_image_aside(bench, finding, ImageID(Digest(finding.subject[0])))
+
+
+def _users_aside(bench: Bench, finding: Finding) -> Plan:
+    """Move the images that need a lost layer to quarantine, one at a time."""
+    chain = ChainID(DiffID(Digest(finding.subject[0])))
+    users = bench.survey.users_of(chain)
+    if not users:
+        raise Hopeless("no image needs it")
+    stood_on = [mount.owner for mount in bench.survey.mounts.values()
+                if mount.parent is not None and chain in _stack(bench.survey, mount.parent)]  # fmt: skip
+    if stood_on:
+        raise Hopeless(f"container {stood_on[0][:12]} stands on it; copy out what you need and remove the container")
+    plans = [records.plan_image_aside(bench, finding, image) for image in users]
+
+    def act() -> None:
+        for plan in plans:
+            plan.act()
+
+    return Plan("; ".join(plan.text for plan in plans), act)
+
+
+def _record_aside(bench: Bench, finding: Finding) -> Plan:
+    """Move the record of a layer that nothing can be done about, and that nothing needs, to quarantine."""
+    chain = ChainID(DiffID(Digest(finding.subject[0])))
+    survey = bench.survey
+    if survey.users_of(chain) or any(mount.parent is not None and chain in _stack(survey, mount.parent)
+                                     for mount in survey.mounts.values()):  # fmt: skip
+        raise Hopeless("images or containers need it")
+    return bench.plan_aside(finding, [survey.records / chain[7:]])
+
+
+def _stack(survey: Survey, top: ChainID) -> set[ChainID]:
+    found: set[ChainID] = set()
+    current: ChainID | None = top
+    while current is not None and current not in found:
+        found.add(current)
+        current = survey.identities.get(current, (None, None))[0]
+    return found

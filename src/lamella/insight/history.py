@@ -1,0 +1,68 @@
+"""An image's history beside its layers: which step made which layer, and the steps that made none."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from lamella.model.imageconfig import ImageConfig
+
+_NO_INSTRUCTION: Final = "(no instruction recorded: a commit or an import)"
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One line of an image's history."""
+
+    number: int
+    """1 for the first."""
+    instruction: str
+    """In the Dockerfile's words, without the builders' decoration."""
+    created_by: str
+    """As it is recorded."""
+    created: str
+    author: str
+    comment: str
+    layer: int | None
+    """The number of the layer that it made, 1 for the base; None for a step that set metadata only."""
+
+
+def plan_steps(config: ImageConfig) -> tuple[Step, ...]:
+    """Join the history with the layers as Docker does: from the base up, empty steps left out.
+
+    Layers above the last step that made one have no step.
+    """
+    steps: list[Step] = []
+    layer = 0
+    for number, entry in enumerate(config.history, 1):
+        layer += not entry.empty_layer
+        steps.append(
+            Step(
+                number=number,
+                instruction=spell_step(entry.created_by, entry.comment),
+                created_by=entry.created_by,
+                created=entry.created,
+                author=entry.author,
+                comment=entry.comment,
+                layer=None if entry.empty_layer else layer,
+            )
+        )
+    return tuple(steps)
+
+
+def step_of_layer(steps: tuple[Step, ...], layer: int) -> Step | None:
+    """Return the step that made the layer of this number."""
+    return next((step for step in steps if step.layer == layer), None)
+
+
+def spell_step(created_by: str, comment: str = "") -> str:
+    """Say what made a layer in the Dockerfile's words: ``RUN make``, ``COPY file:… /``, ``ENV a=b``."""
+    text = created_by.strip()
+    if not text:
+        return comment or _NO_INSTRUCTION
+    _, nop, instruction = text.partition("#(nop) ")
+    if nop:
+        return instruction.strip()
+    text = text.removesuffix("# buildkit").strip()
+    command = text.removeprefix("/bin/sh -c ")
+    return f"RUN {command}" if command != text else text
