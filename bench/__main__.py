@@ -7,24 +7,21 @@ memory is the peak of the command's own process tree (for docker: the client and
 
 from __future__ import annotations
 
-import os
 import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import NamedTuple
 
 REPOSITORY = Path(__file__).parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from tests.support.dockerd import DOCKER, Dockerd  # noqa: E402 - the daemon that the tests start, too
 
-LAMELLA = REPOSITORY / ".cache/venv/bin/lamella"  # as a user has it, without development packages
-BASE = REPOSITORY / ".cache/debian.tar"
+from bench.engines import BASE, LAMELLA, Engine, timed  # noqa: E402
+
 TARGETS = {"load": 0.6, "build": 0.6, "run": 0.7, "commit": 1.0}
 DOCKERFILE = """\
 FROM ubuntu:latest
@@ -34,55 +31,6 @@ RUN echo "x2" >> /tmp/test2
 RUN echo "x3" >> /tmp/test3
 ENTRYPOINT ["/bin/bash", "-c", "cat /tmp/test"]
 """
-
-
-class Timing(NamedTuple):
-    """One command, once: seconds of wall time and peak kilobytes of its processes."""
-
-    seconds: float
-    peak_kb: int
-
-
-def timed(command: list[str], *, env: dict[str, str]) -> Timing:
-    """Run *command* and measure it; a failure ends the bench."""
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{' '.join(command)}: {errors.decode(errors='replace')}")
-    return Timing(seconds, usage.ru_maxrss)
-
-
-class Engine:
-    """One of the two: how its commands begin."""
-
-    def __init__(self, name: str, prefix: list[str]) -> None:
-        self.name = name
-        self.prefix = prefix
-        self.env = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "DOCKER_BUILDKIT": "0"}
-        self.timings: dict[str, list[Timing]] = {}
-
-    def do(self, *arguments: str) -> str:
-        """Run a command that is not measured."""
-        return subprocess.run(
-            [*self.prefix, *arguments],
-            env=self.env,
-            check=True,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-        ).stdout.strip()
-
-    def measure(self, step: str, *arguments: str) -> None:
-        """Run a command and keep its timing under *step*."""
-        os.sync()
-        self.timings.setdefault(step, []).append(timed([*self.prefix, *arguments], env=self.env))
 
 
 def make_archives(place: Path, count: int) -> list[Path]:

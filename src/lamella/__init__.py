@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from lamella.engine.containers import Output as Output
     from lamella.engine.images import Image as Image
     from lamella.engine.layers import Layer as Layer
+    from lamella.engine.looking import Look as Look
+    from lamella.engine.looking import look as look
+    from lamella.engine.looking import why as why
     from lamella.engine.options import ContainerOptions as ContainerOptions
     from lamella.engine.registries import CopiedImage as CopiedImage
     from lamella.engine.registries import PulledImage as PulledImage
@@ -78,6 +81,7 @@ _PUBLIC = {
     "LamellaError": "lamella.errors",
     "Layer": "lamella.engine.layers",
     "Loaded": "lamella.engine.transfer",
+    "Look": "lamella.engine.looking",
     "NotFound": "lamella.errors",
     "Output": "lamella.engine.containers",
     "PermissionDenied": "lamella.errors",
@@ -96,6 +100,8 @@ _PUBLIC = {
     "__version__": "lamella._version",
     "check_dockerfile": "lamella.engine.checking",
     "copy_image": "lamella.engine.registries",
+    "look": "lamella.engine.looking",
+    "why": "lamella.engine.looking",
 }
 
 

@@ -61,9 +61,14 @@ def docker(tmp_path_factory: pytest.TempPathFactory, base_tar: Path) -> Source:
         engine.run("build", "-t", "built:1", "--network=none", str(context))
         engine.run("run", "--network=none", "--name", "worked", "-v", "data:/data", "built:1", "sh", "-c",
                    "echo said; echo w > /written; rm /soft; echo kept > /data/file")  # fmt: skip
-        engine.run("run", "-d", "--network=none", "--name", "died", "built:1", "sleep", "600")
+        engine.run("run", "-d", "--stop-timeout=1", "--network=none", "--name", "died", "built:1", "sleep", "600")
         engine.run("save", "-o", str(place / "saved.tar"), "built:1")
         images = {name: engine.inspect(name) for name in ("base:1", "built:1")}
+        died = engine.inspect("died")["Id"]
+    document = place / "root/containers" / died / "config.v2.json"
+    record = json.loads(document.read_text())
+    record["State"].update(Running=True, Pid=2)  # as an engine leaves it that had no time to write
+    document.write_text(json.dumps(record))
     return Source(place / "root", place / "saved.tar", images)
 
 
@@ -150,6 +155,17 @@ def test_a_dead_dockers_store_is_adopted_whole(docker: Source, tmp_path: Path) -
     lamella.run("start", "-a", "worked")
     assert lamella.run("logs", "worked") == "said\nsaid"
     assert lamella.run("run", "--rm", "--network", "none", "built:1") == "two"
+
+
+def test_images_are_adopted_from_a_docker_that_runs_and_not_into_one(docker: Source, tmp_path: Path) -> None:
+    source = docker.copy(tmp_path / "source")
+    with Dockerd(source):
+        lamella = Lamella(tmp_path / "root")
+        lamella.run("adopt", str(source), "built:1")
+        refused = Lamella(source).try_run("adopt", str(tmp_path / "root"))
+        assert refused.returncode == 1
+        assert "dockerd" in refused.stderr
+    assert_same_image(lamella, "built:1", docker.images["built:1"], tmp_path)
 
 
 def test_what_was_adopted_is_a_store_that_dockerd_opens(docker: Source, tmp_path: Path) -> None:

@@ -254,6 +254,38 @@ def test_podman_containers_are_read_as_podman_inspects_them(podman: Podman) -> N
     assert spec["process"]["args"] == ["sh", "-c", "echo hi; echo w > /w"]  # type: ignore[index]
 
 
+def test_podmans_newer_database_is_read_as_the_older_one(podman: Podman, tmp_path: Path) -> None:
+    """Podman 4.8 and newer keep the same documents in SQLite."""
+    import sqlite3
+
+    from lamella.readers.bolt import Bolt
+
+    before = open_reader(podman.root).containers()
+    database = podman.root / "libpod/bolt_state.db"
+    newer = podman.root / "db.sql"
+    with sqlite3.connect(newer) as connection:
+        connection.execute("CREATE TABLE ContainerConfig (ID TEXT PRIMARY KEY, Name TEXT, PodID TEXT, JSON TEXT)")
+        connection.execute(
+            "CREATE TABLE ContainerState (ID TEXT PRIMARY KEY, State INTEGER, ExitCode INTEGER, JSON TEXT)"
+        )
+        for name, bucket in Bolt.open(database).root.buckets("ctr"):
+            connection.execute("INSERT INTO ContainerConfig VALUES (?, '', NULL, ?)", (name, bucket.text("config")))
+            connection.execute("INSERT INTO ContainerState VALUES (?, 0, 0, ?)", (name, bucket.text("state")))
+    connection.close()
+    database.rename(tmp_path / "aside")
+    try:
+        reader = open_reader(podman.root)
+        assert reader.containers() == before
+        assert not reader.problems
+        newer.write_bytes(b"no database" * 100)
+        reader = open_reader(podman.root)
+        assert [container.id for container in reader.containers()] == [container.id for container in before]
+        assert "db.sql cannot be read" in reader.problems[0]
+    finally:
+        newer.unlink()
+        subprocess.run(["mv", tmp_path / "aside", database], check=True)
+
+
 def test_who_runs_is_seen_without_podmans_database(podman: Podman) -> None:
     """As with a Podman that keeps it in SQLite, or with Buildah."""
     running = podman.inspect("container", "runs")["State"]["Pid"]

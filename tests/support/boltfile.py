@@ -37,7 +37,7 @@ class BoltWriter:
         self.root = self._bucket(tree)
         self.end = self._next
 
-    def bytes(self) -> bytes:
+    def content(self) -> bytes:
         """Return the file."""
         first = meta_page(0, self.page_size, self.root, self._next, 7)
         second = meta_page(1, self.page_size, 2, self._next, 6)

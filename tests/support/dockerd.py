@@ -74,14 +74,16 @@ class Dockerd:
                 subprocess.run(["umount", "-l", target], check=False)
         self._state.cleanup()
 
-    def _ask(self, *arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    def _ask(
+        self, *arguments: str, stdin: bytes | None = None, buildkit: bool = False
+    ) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             [DOCKER, "--host", f"unix://{self.state}/socket", *arguments],
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
             check=False,
-            env={"PATH": "/usr/bin:/bin", "HOME": self._state.name, "DOCKER_BUILDKIT": "0"},
+            env={"PATH": "/usr/bin:/bin", "HOME": self._state.name, "DOCKER_BUILDKIT": str(int(buildkit))},
         )
 
     def run(self, *arguments: str, stdin: bytes | None = None) -> str:
@@ -90,6 +92,16 @@ class Dockerd:
         if answer.returncode:
             raise AssertionError(f"docker {' '.join(arguments)}: {answer.stderr.decode(errors='replace')}")
         return answer.stdout.decode(errors="replace").strip()
+
+    def try_run(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        """Run ``docker`` with *arguments*, whatever its exit code."""
+        return self._ask(*arguments)
+
+    def build_with_buildkit(self, tag: str, context: Path) -> None:
+        """Build *context* with the daemon's own BuildKit."""
+        answer = self._ask("build", "--network", "none", "-t", tag, str(context), buildkit=True)
+        if answer.returncode:
+            raise AssertionError(f"docker build: {answer.stderr.decode(errors='replace')}")
 
     def inspect(self, name: str) -> dict[str, Any]:
         """Return ``docker inspect`` of one object."""

@@ -38,7 +38,7 @@ def read(bucket: Bucket, depth: int = 0) -> Tree:
     inline=st.sampled_from([0, 64, 900]),
 )
 def test_every_tree_is_read_back(tree: Tree, page_size: int, fanout: int, inline: int) -> None:
-    bolt = Bolt(BoltWriter(tree, page_size=page_size, fanout=fanout, inline=inline).bytes())
+    bolt = Bolt(BoltWriter(tree, page_size=page_size, fanout=fanout, inline=inline).content())
     assert read(bolt.root) == tree
     for key, value in tree.items():
         if isinstance(value, bytes):
@@ -54,7 +54,7 @@ def test_every_tree_is_read_back(tree: Tree, page_size: int, fanout: int, inline
 
 def test_a_large_bucket_is_found_in_without_being_listed() -> None:
     tree: Tree = {b"%06d" % number: b"v%d" % number for number in range(3000)}
-    bolt = Bolt(BoltWriter({b"big": tree, b"long": b"x" * 50000}).bytes())
+    bolt = Bolt(BoltWriter({b"big": tree, b"long": b"x" * 50000}).content())
     big = bolt.bucket("big")
     assert big is not None
     assert [big.get(b"%06d" % number) for number in (0, 7, 8, 1234, 2999)] == [b"v0", b"v7", b"v8", b"v1234", b"v2999"]
@@ -68,7 +68,7 @@ def test_a_damaged_file_is_refused_or_read_but_never_worse(data: st.DataObject) 
     raw = bytearray(
         BoltWriter(
             {b"a": {b"%d" % n: b"v" * n for n in range(30)}, b"b": {b"c": {b"d": b"e"}}}, page_size=512, fanout=4
-        ).bytes()
+        ).content()
     )
     for _ in range(data.draw(st.integers(1, 6))):
         place = data.draw(st.integers(0, len(raw) - 1))
@@ -163,7 +163,7 @@ def test_keys_out_of_order_and_too_many_elements_are_refused() -> None:
 
 
 def test_the_sound_meta_counts_and_of_two_the_newer() -> None:
-    whole = BoltWriter({b"a": b"v"}).bytes()
+    whole = BoltWriter({b"a": b"v"}).content()
     older_alone = b"\0" * 4096 + meta_page(1, 4096, 3, 4, 6) + whole[8192:]
     assert Bolt(older_alone).root.get("a") == b"v"
     torn = meta_page(0, 4096, 99, 100, 9)[:79] + b"\xff" + whole[80:4096] + meta_page(1, 4096, 3, 4, 6) + whole[8192:]
@@ -171,7 +171,7 @@ def test_the_sound_meta_counts_and_of_two_the_newer() -> None:
 
 
 def test_only_a_file_of_the_stores_own_is_opened(tmp_path: Path) -> None:
-    (tmp_path / "real.db").write_bytes(BoltWriter({b"a": b"v"}).bytes())
+    (tmp_path / "real.db").write_bytes(BoltWriter({b"a": b"v"}).content())
     assert Bolt.open(tmp_path / "real.db").root.get("a") == b"v"
     (tmp_path / "link.db").symlink_to("real.db")
     os.mkfifo(tmp_path / "fifo.db")

@@ -16,6 +16,7 @@ from lamella.errors import PermissionDenied
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lamella.engine.looking import Look
     from lamella.engine.store import Store
 
 DEFAULT_ROOT = "/var/lib/lamella"
@@ -53,6 +54,12 @@ class Context:
                 state=self.options.text("state") or None,
             )
         return self._store
+
+    def look(self) -> Look:
+        """Open the store at the root for looking only, of whatever engine it is."""
+        from lamella.engine.looking import look
+
+        return look(self.root)
 
     def close(self) -> None:
         """Close the store and hand all output on."""

@@ -23,6 +23,7 @@ class Entry(NamedTuple):
 _IMAGES: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
     # name below `image`, module, attribute, help, other names below `image`; the top-level name is in _TOP
     ("build", "build", "BUILD", "Build an image from a Dockerfile", ()),
+    ("diff", "imagediff", "IMAGE_DIFF", "Compare two images, in files and in settings", ()),
     ("history", "history", "HISTORY", "Show the history of an image", ()),
     ("import", "importing", "IMPORT", "Import the contents from a tarball to create a filesystem image", ()),
     ("inspect", "inspect", "IMAGE_INSPECT", "Display detailed information on one or more images", ()),
@@ -63,7 +64,7 @@ _CONTAINERS: tuple[tuple[str, str, str, str, tuple[str, ...]], ...] = (
 
 _TOP_OF = {"image ls": "images", "image rm": "rmi", "container ls": "ps"}
 _BUILD = ("image build", "build", "builder build")
-_NOT_TOP = frozenset({"image inspect", "image prune", "container inspect", "container prune"})
+_NOT_TOP = frozenset({"image diff", "image inspect", "image prune", "container inspect", "container prune"})
 
 COMMON = ("run", "exec", "ps", "build", "pull", "push", "images", "login", "logout", "layers", "version", "info")
 """The commands that ``lamella --help`` lists first."""
@@ -87,11 +88,15 @@ def _entries() -> dict[str, Entry]:
         Entry("inspect", "inspect", "INSPECT", "Return low-level information on images and containers"),
         Entry("copy", "copy", "COPY", "Copy an image between registries, archives and directories, packed as it is"),
         Entry("adopt", "adopt", "ADOPT", "Bring images and containers over from another engine's store"),
+        Entry("explain", "explain", "EXPLAIN", "Draw an image or container as the stack of layers it is"),
+        Entry("why", "why", "WHY", "Say to whom a path, an inode, a mount or a process belongs"),
+        Entry("blame", "blame", "BLAME", "Say which layer, step and package files are from, and what they hide"),
         Entry("login", "login", "LOGIN", "Authenticate to a registry"),
         Entry("logout", "login", "LOGOUT", "Log out from a registry"),
         Entry("layers", "layers", "LAYERS", "Show the layers of an image or container, base first"),
         Entry("fsck", "fsck", "FSCK", "Check the store, and mend it with --heal"),
         Entry("reclaim", "reclaim", "RECLAIM", "Take away what nothing in the store needs, so that it can be had back"),
+        Entry("ui", "ui", "UI", "Show the store as a page in the browser"),
         Entry("info", "info", "INFO", "Display what the store and this machine offer"),
         Entry("version", "version", "VERSION", "Show the version of lamella and of the tools it drives"),
         Entry("completion", "completion", "COMPLETION", "Generate the completion script for a shell"),

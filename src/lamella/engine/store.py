@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lamella.engine.adopting import Adopted
     from lamella.engine.buildcache import PrunedBuildCache
     from lamella.engine.containers import Container
+    from lamella.engine.looking import Look
     from lamella.engine.options import ContainerOptions
     from lamella.engine.registries import PulledImage, PushedImage, Registries
     from lamella.engine.removal import Removed
@@ -120,6 +121,13 @@ class Store:
     def problems(self) -> list[str]:
         """What was found damaged in the data-root so far, a line each."""
         return self._opened.parts.problems
+
+    def look(self) -> Look:
+        """Return the store for looking through it: explain, why, blame, image diff; as it is at that moment."""
+        from lamella.engine.looking import Look
+        from lamella.readers.docker import DockerReader
+
+        return Look(DockerReader(self.root, self.driver))
 
     # ------------------------------------------------------------------------------------------------ images
 

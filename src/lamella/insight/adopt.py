@@ -59,11 +59,14 @@ def adopt(
 
     With *dry_run* nothing is written and contents are not checked.  With *hard_link* equal files become one inode in
     both stores, where blocks cannot be shared: whoever writes to one then writes to the other.  Raises NotFound for a
-    name that is not there, InvalidArgument for our own store, before anything is done.
+    name that is not there, InvalidArgument for our own store, InUse while a dockerd runs on ours, before anything is done.
     """
     if reader.root == store.root.path or reader.root in store.root.path.parents:
         raise InvalidArgument(f"{reader.root} is this store itself: give another one, or another --root")
     images, containers = _chosen(reader, names)
+    if not dry_run:
+        with store.root.writing():  # a store that cannot be written is said once, before anything is read
+            pass
     run = _Run(store, reader, hard_link=hard_link, report=report)
     for image in images:
         yield run.plan_image(image) if dry_run else run.adopt_image(image)

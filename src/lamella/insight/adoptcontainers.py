@@ -92,7 +92,7 @@ def adopt_container(
     if documents is not None:
         for volume in dict.fromkeys(container.volumes):
             volumes.need(volume, notes)
-        record = _moved_record(store, documents, owner, image)
+        record = _moved_record(store, documents, container, owner, image)
     else:
         record = _mapped_record(store, reader, container, owner, image, config, volumes, notes)
     _take_log(store, container, owner, docker=documents is not None)
@@ -200,9 +200,12 @@ def _docker_documents(container: ContainerRecord) -> Documents | None:
     return Documents(config, host)
 
 
-def _moved_record(store: ImageStore, record: Documents, owner: ContainerID, image: str) -> Documents:
+def _moved_record(
+    store: ImageStore, record: Documents, container: ContainerRecord, owner: ContainerID, image: str
+) -> Documents:
     """Give Docker's documents the paths and the driver of their new place, and no running process."""
     directory = store.containers.path(owner)
+    record.name = _name(store, container)
     record.config.update(
         ID=owner,
         Image=image,

@@ -224,7 +224,9 @@ class _Walk:
         explained: set[tuple[int, int]] = set()
         try:
             for name, target in self._found_links:
-                if target in self._inodes and self._inodes.get(name) != self._inodes[target] and not self._irregular:
+                known = target in self._wanted.names and target not in self._left
+                one, other = self._inodes.get(name), self._inodes.get(target)
+                if known and not self._irregular and (one is None or one != other):
                     yield "layer-file-changed", name, f"is no longer another name of {target}"
             for name, wanted in self._left.items():
                 yield from self._missing(root, name, Wanted(*wanted), explained)

@@ -150,6 +150,8 @@ def _lines(tar_split: Path) -> Iterator[list[object]]:
     decoder = msgspec.json.Decoder(Line)
     rest = b""
     with open_record(tar_split) as packed:
+        if not os.fstat(packed.fileno()).st_size:
+            raise DataLoss(f"{tar_split} is empty")
         try:
             for piece in iter_decompressed(packed):
                 head, newline, tail = piece.rpartition(b"\n")

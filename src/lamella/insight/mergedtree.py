@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -26,12 +26,14 @@ Fate = Literal["overwritten", "deleted"]
 class Node:
     """One path: which layer it comes from, its size there, and what is below it if it is a directory."""
 
-    __slots__ = ("children", "layer", "size")
+    __slots__ = ("children", "layer", "links", "size")
 
     def __init__(self, layer: int, size: int, children: dict[bytes, Node] | None) -> None:
         self.layer = layer
         self.size = size
         self.children = children
+        self.links: list[Node] | None = None
+        """The names of the same inode in the same layer that still show; one of them has its size."""
 
 
 class Counts(NamedTuple):
@@ -54,6 +56,10 @@ Report = Callable[[bytes, Node, Fate, int], None]
 """Told of every file that the image carries but does not show: its path, its node, how it ended, by which layer."""
 
 
+Event = Callable[[ChangeKind, bytes], None]
+"""Told of every path that a layer adds, changes or deletes; of a deleted directory the name alone."""
+
+
 class _Level(NamedTuple):
     """One directory in progress: the subdirectories to go into, and what its names were compared with."""
 
@@ -65,11 +71,19 @@ class MergedTree:
     """The tree so far."""
 
     def __init__(
-        self, *, sizes: bool = False, whole: bool = False, limit: int | None = None, report: Report | None = None
+        self,
+        *,
+        sizes: bool = False,
+        whole: bool = False,
+        limit: int | None = None,
+        within: Collection[bytes] | None = None,
+        report: Report | None = None,
+        event: Event | None = None,
     ) -> None:
         """Begin with nothing; *whole* says that each layer's directory holds a whole tree, as with vfs.
 
-        More than *limit* names in all layers together end :meth:`add` with TooMany.
+        More than *limit* names in all layers together end :meth:`add` with TooMany.  With *within* only these
+        directories and the root are looked into, and the tree is right there alone.
         """
         self.root = Node(-1, 0, {})
         self.layers = 0
@@ -77,14 +91,16 @@ class MergedTree:
         self._sizes = sizes
         self._whole = whole
         self._left = limit
+        self._within = within
         self._report = report
+        self._event = event
         self._below: Path | None = None
-        self._seen: set[tuple[int, int]] = set()
+        self._inodes: dict[tuple[int, int], list[Node]] = {}
         self._added = self._changed = self._deleted = self._directories = 0
 
     def add(self, directory: Path) -> Counts:
         """Put the next layer on top and say what it does.  Raises NotFound if its directory is not there."""
-        self._seen = set()
+        self._inodes = {}
         self._added = self._changed = self._deleted = self._directories = 0
         if self._whole and self._below is not None:
             self._add_changes(self._below, directory)
@@ -122,6 +138,8 @@ class MergedTree:
                     continue
                 name, node, below = level.todo.pop()
                 path = level.path + name
+                if self._within is not None and path not in self._within:
+                    continue
                 try:
                     stack.enter(name)
                 except (FileNotFoundError, NotADirectoryError):
@@ -163,6 +181,8 @@ class MergedTree:
                 if entry.is_dir(follow_symlinks=False):
                     self._directories += 1
                     merges = hidden is None and before is not None and before.children is not None
+                    if self._event is not None and not merges:
+                        self._event(ChangeKind.ADDED if before is None else ChangeKind.CHANGED, prefix + name)
                     if before is not None and not merges and before.children is None:
                         self._drop(prefix + name, before, "overwritten")
                     node = before if merges and before is not None else Node(layer, 0, {})
@@ -172,13 +192,12 @@ class MergedTree:
                     todo.append((name, node, lost if lost is not None else ({} if hidden is not None else None)))
                     continue
                 try:
-                    size = self._measure(entry)
+                    file = self._file(entry)
                 except FileNotFoundError:
                     continue
-                if size is None:
+                if file is None:
                     if before is not None and hidden is None:
-                        self._deleted += 1
-                        self._drop(prefix + name, before, "deleted")
+                        self._delete(prefix + name, before)
                         del children[name]
                     continue
                 if before is None:
@@ -186,43 +205,51 @@ class MergedTree:
                 else:
                     self._changed += 1
                     self._drop(prefix + name, before, "overwritten")
-                children[name] = Node(layer, size, None)
+                if self._event is not None:
+                    self._event(ChangeKind.ADDED if before is None else ChangeKind.CHANGED, prefix + name)
+                children[name] = file
         if hidden:
             for name, node in hidden.items():
                 if name not in children:
-                    self._deleted += 1
-                    self._drop(prefix + name, node, "deleted")
+                    self._delete(prefix + name, node)
         if self._left is not None:
             self._left -= count
             if self._left < 0:
                 raise TooMany
         return todo
 
-    def _measure(self, entry: os.DirEntry[str]) -> int | None:
-        """Return a file's size, 0 if sizes do not matter; None for a whiteout."""
+    def _file(self, entry: os.DirEntry[str]) -> Node | None:
+        """Return the node of something that is no directory, without a size if sizes do not matter; None: a whiteout."""
         if not self._sizes and (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
-            return 0
+            return Node(self.layers, 0, None)
         status = entry.stat(follow_symlinks=False)
-        if is_whiteout(status.st_mode, status.st_rdev):
-            return None
-        return self._size(status)
+        return None if is_whiteout(status.st_mode, status.st_rdev) else self._measured(status)
 
-    def _size(self, status: os.stat_result) -> int:
+    def _measured(self, status: os.stat_result) -> Node:
+        node = Node(self.layers, status.st_size, None)
         if status.st_nlink > 1:
-            identity = (status.st_dev, status.st_ino)
-            if identity in self._seen:
-                return 0
-            self._seen.add(identity)
-        return status.st_size
+            node.links = self._inodes.setdefault((status.st_dev, status.st_ino), [])
+            if node.links:
+                node.size = 0
+            node.links.append(node)
+        return node
+
+    def _delete(self, path: bytes, node: Node) -> None:
+        self._deleted += 1
+        if self._event is not None:
+            self._event(ChangeKind.DELETED, path)
+        self._drop(path, node, "deleted")
 
     def _drop(self, path: bytes, node: Node, fate: Fate) -> None:
         if self._report is None:
             return
-        if node.children is None:
-            self._report(path, node, fate, self.layers)
-            return
-        for below, file in _files(path + b"/", node):
-            self._report(below, file, fate, self.layers)
+        for gone, file in [(path, node)] if node.children is None else _files(path + b"/", node):
+            if file.links is not None:
+                file.links.remove(file)
+                if file.links and file.size:
+                    # The bytes still show under another name.
+                    file.links[0].size, file.size = file.size, 0
+            self._report(gone, file, fate, self.layers)
 
     # ------------------------------------------------------------------------------------------------ whole trees
 
@@ -232,11 +259,12 @@ class MergedTree:
             children = self._children(parents)
             before = children.get(name)
             if kind is ChangeKind.DELETED:
-                self._deleted += 1
                 if before is not None:
-                    self._drop(path, before, "deleted")
+                    self._delete(path, before)
                     del children[name]
                 continue
+            if self._event is not None:
+                self._event(kind, path)
             status = os.lstat(os.path.join(os.fsencode(directory), path))
             if stat.S_ISDIR(status.st_mode):
                 self._directories += 1
@@ -249,7 +277,7 @@ class MergedTree:
             self._changed += kind is ChangeKind.CHANGED
             if before is not None:
                 self._drop(path, before, "overwritten")
-            children[name] = Node(self.layers, self._size(status), None)
+            children[name] = self._measured(status)
 
     def _children(self, parts: list[bytes]) -> dict[bytes, Node]:
         node = self.root
@@ -270,3 +298,34 @@ def _files(prefix: bytes, top: Node) -> Iterator[tuple[bytes, Node]]:
                 yield path + name, child
             else:
                 waiting.append((path + name + b"/", child))
+
+
+def directories_of(directory: Path) -> set[bytes]:
+    """Return the path of every directory below *directory*, following nothing."""
+    found: set[bytes] = set()
+    fd = os.open(directory, _DIRECTORY)
+    try:
+        with directory_stack(fd) as stack:
+            levels = [(b"", _directories(stack.fd))]
+            while levels:
+                prefix, todo = levels[-1]
+                if not todo:
+                    levels.pop()
+                    if levels:
+                        stack.leave()
+                    continue
+                name = todo.pop()
+                try:
+                    stack.enter(name)
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+                found.add(prefix + name)
+                levels.append((prefix + name + b"/", _directories(stack.fd)))
+    finally:
+        os.close(fd)
+    return found
+
+
+def _directories(fd: int) -> list[bytes]:
+    with os.scandir(fd) as entries:
+        return [os.fsencode(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]

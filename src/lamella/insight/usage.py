@@ -189,16 +189,19 @@ class Remembered:
         """Return what each layer takes by its directory; with *recount* none is taken from memory."""
         found: dict[str, Use] = {}
         missing: dict[str, tuple[Layer, Identity]] = {}
+        kept: dict[str, tuple[Identity, Use]] = {}
         for layer in layers:
             identity = _identity(layer, device)
             if identity is None:
                 continue
             known = self._known.get(layer.key)
             if known is not None and known[0] == identity and not recount:
+                kept[layer.key] = known
                 found[layer.directory] = known[1]
             else:
                 missing[layer.directory] = (layer, identity)
-        self._forget_others(found, missing)
+        self._changed |= len(kept) < len(self._known)
+        self._known = kept
         for directory, use in measure_all(list(missing), device):
             found[directory] = use
             layer, identity = missing[directory]
@@ -207,14 +210,6 @@ class Remembered:
                 self._known[layer.key] = (identity, use)
                 self._changed = True
         return found
-
-    def _forget_others(self, found: Mapping[str, Use], missing: Mapping[str, tuple[Layer, Identity]]) -> None:
-        if len(self._known) > len(found):
-            directories = {key: key.rpartition(" ")[2] for key in self._known}
-            wanted = {os.path.basename(directory) for directory in found}
-            kept = {key: value for key, value in self._known.items() if directories[key] in wanted}
-            self._changed = len(kept) < len(self._known) or bool(missing)
-            self._known = kept
 
     def save(self) -> None:
         """Keep what was measured, if the place can be written; whoever writes last is right."""

@@ -80,6 +80,11 @@ def parse_json(text: str, what: str, problems: list[str]) -> Json:
         return Json(None)
 
 
+def first_file(*paths: Path) -> Path | None:
+    """Return the first path that is a regular file and no link."""
+    return next((path for path in paths if path.is_file() and not path.is_symlink()), None)
+
+
 def leads_away(home: Path, name: str, part: str = "") -> bool:
     """Tell whether a link stands for a layer's directory below *home*, or for the *part* of it with the files."""
     return os.path.islink(f"{home}/{name}") or (part != "" and os.path.islink(f"{home}/{name}/{part}"))

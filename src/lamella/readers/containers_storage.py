@@ -1,8 +1,8 @@
 """A store of containers/storage, read: Podman's, Buildah's, CRI-O's.
 
 Its catalogue is three JSON files, each replaced by a rename; they are read containers first, then images, then layers,
-so that what the first names is still in the last unless it was removed.  Podman keeps its own view of containers, with
-their state, in ``libpod/bolt_state.db``; without one the processes on this host tell who runs.
+so that what the first names is still in the last unless it was removed.  Podman keeps a view of containers, with their
+state, of its own (``libpod``); without one the processes on this host tell who runs.
 """
 
 from __future__ import annotations
@@ -19,23 +19,21 @@ from lamella.model.documents import CONFIG_LIMIT
 from lamella.model.gojson import ZERO_TIME
 from lamella.model.imageconfig import ImageConfig, decode_image_config
 from lamella.readers.base import ContainerRecord, ImageRecord, Role, StoredLayer, VolumeRecord
-from lamella.readers.bolt import Bolt
 from lamella.readers.common import (
     Json,
     Running,
     familiar_names,
+    first_file,
     leads_away,
     live_process,
     local_volumes,
     parse_json,
     read_json,
 )
+from lamella.readers.libpod import UNKNOWN, PodmanState, read_states
 from lamella.readers.whole import WholeCatalogue
 from lamella.store.smallfiles import find_small, is_directory, list_names
 
-#: What libpod numbers its states; those not listed are nothing that Docker has a word for.
-_STATES = {1: "created", 2: "created", 3: "running", 4: "exited", 5: "paused", 6: "exited", 7: "removing", 8: "running"}
-_ALIVE = ("running", "paused")
 _DRIVERS = ("overlay", "vfs")
 
 
@@ -116,8 +114,7 @@ class ContainersStorageReader(WholeCatalogue):
             document = read_json(container.directory / "config.json", self.problems)
         if isinstance(document, dict):
             return document
-        config, _ = self._states.get(container.id, (Json(None), Json(None)))
-        return config.child("spec").raw or None
+        return self._states.get(container.id, UNKNOWN).config.child("spec").raw or None
 
     # ------------------------------------------------------------------------------------------------ reading
 
@@ -240,57 +237,42 @@ class ContainersStorageReader(WholeCatalogue):
 
     def _container(self, record: Json, layers: Mapping[str, Json]) -> ContainerRecord:
         container_id = record.text("id")
-        states = self._states
-        config, state = states.get(container_id, (Json(None), Json(None)))
+        podman = self._states.get(container_id, UNKNOWN)
         metadata = parse_json(record.text("metadata"), f"metadata of container {container_id[:12]}", self.problems)
         layer = record.text("layer")
         known = layer in layers
         directory = self.root / f"{self.driver}-containers" / container_id / "userdata"
-        status = _STATES.get(state.number("state") or 0, "")
+        own = is_directory(directory.parent) and is_directory(directory)
         pid = 0
         if known:
-            pid = live_process(state.number("pid") or 0, layer) or self._running.find(self._directory(layer))
+            pid = live_process(podman.pid, layer) or self._running.find(self._directory(layer))
+        status = podman.status
         if pid:
             status = "paused" if status == "paused" else "running"
-        elif not status or status in _ALIVE:
-            started = state.text("startedTime") or ZERO_TIME
-            status = "created" if started == ZERO_TIME and not status and states else "exited"
+        elif status in {"", "running", "paused"}:
+            status = "exited"
         image = record.text("image")
         return ContainerRecord(
             id=container_id,
             name=(record.texts("names") or [metadata.text("name")])[0],
             image=f"{PREFIX}{image}" if is_hex64(image) else "",
-            image_name=metadata.text("image-name") or config.text("rootfsImageName"),
+            image_name=metadata.text("image-name") or podman.config.text("rootfsImageName"),
             created=record.text("created") or ZERO_TIME,
             status=status,
             pid=pid,
             layers=tuple(_stack(layers, layer)),
             merged=self._home / layer / "merged" if known and self.driver != "vfs" else self._home / layer,
-            log=next((path for path in (directory / "ctr.log",) if path.is_file() and not path.is_symlink()), None),
-            directory=directory if is_directory(directory) else None,
-            volumes=tuple(volume.text("volumeName") for volume in config.children("namedVolumes")),
+            log=first_file(directory / "ctr.log") if own else None,
+            directory=directory if own else None,
+            volumes=tuple(volume.text("volumeName") for volume in podman.config.children("namedVolumes")),
         )
 
     def _directory(self, layer: str) -> Path:
         return self._home / layer if self.driver == "vfs" else self._home / layer / "diff"
 
     @cached_property
-    def _states(self) -> dict[str, tuple[Json, Json]]:
-        """What Podman knows of each container: its configuration and its state."""
-        found: dict[str, tuple[Json, Json]] = {}
-        if not is_directory(self.root / "libpod"):
-            return found
-        try:
-            file = Bolt.open(self.root / "libpod" / "bolt_state.db")
-            for container_id, bucket in file.root.buckets("ctr"):
-                name = f"state of container {container_id[:12]}"
-                config = parse_json(bucket.text("config"), name, self.problems)
-                found[container_id] = (config, parse_json(bucket.text("state"), name, self.problems))
-        except NotFound:
-            pass
-        except DataLoss as error:
-            self.problems.append(str(error))
-        return found
+    def _states(self) -> dict[str, PodmanState]:
+        return read_states(self.root, self.problems)
 
 
 class _Chains:

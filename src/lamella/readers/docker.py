@@ -217,8 +217,7 @@ class DockerReader:
 
     def layer_directory(self, directory_id: str) -> Path:
         """Return where the files of a layer in this directory are, or would be."""
-        directory = self._home / directory_id
-        return directory if self.driver == "vfs" else directory / "diff"
+        return Path(f"{self._home}/{directory_id}" if self.driver == "vfs" else f"{self._home}/{directory_id}/diff")
 
     def tar_split(self, layer: StoredLayer) -> Path | None:
         """Return an image layer's ``tar-split.json.gz``."""

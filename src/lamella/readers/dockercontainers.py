@@ -8,7 +8,7 @@ from pathlib import Path
 from lamella.drivers import open_driver
 from lamella.errors import LamellaError
 from lamella.readers.base import ContainerRecord
-from lamella.readers.common import live_process, recorded_status
+from lamella.readers.common import first_file, live_process, recorded_status
 from lamella.store.containerdb import ContainerDB
 from lamella.store.containerdb import ContainerRecord as Documents
 from lamella.store.dataroot import DataRoot
@@ -55,7 +55,7 @@ def describe_container(
         pid=pid,
         layers=layers,
         merged=merged,
-        log=_first_file(directory / f"{record.id}-json.log", directory / "local-logs" / "container.log"),
+        log=first_file(directory / f"{record.id}-json.log", directory / "local-logs" / "container.log"),
         directory=directory,
         volumes=_volumes_of(record),
     )
@@ -69,7 +69,3 @@ def _volumes_of(record: Documents) -> tuple[str, ...]:
         for mount in mounts
         if isinstance(mount, dict) and mount.get("Name") and mount.get("Type", "volume") in ("volume", "")
     )
-
-
-def _first_file(*paths: Path) -> Path | None:
-    return next((path for path in paths if path.is_file() and not path.is_symlink()), None)

@@ -39,10 +39,11 @@ def read_stacks(content: Path, names: Mapping[str, Sequence[str]], problems: lis
             raw = find_small(f"{content}/{name}", _LIMIT)
             if raw is None:
                 continue
-            if digest_of(raw) != image:
-                raise DataLoss(f"image {image}: its config is damaged; remove it and load or pull it again")
             config = decoder.decode(raw)
         except (DataLoss, msgspec.DecodeError) as error:
-            problems.append(str(error) if isinstance(error, DataLoss) else f"image {image}: {error}")
+            problems.append(f"image {image}: {error}")
+            continue
+        if digest_of(raw) != image:
+            problems.append(f"image {image}: its config is damaged; remove it and load or pull it again")
             continue
         yield ImageStack(image, tuple(sorted(names.get(image, ()))), config.rootfs.diff_ids or ())

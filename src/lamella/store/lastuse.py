@@ -31,6 +31,8 @@ class LastUse:
 
     def stamp(self, image: str) -> None:
         """Say that *image* is used now.  A store that cannot be written to goes without."""
+        if not is_hex64(hex_of(image)):
+            return
         with suppress(OSError):
             try:
                 home = self._open()

@@ -60,9 +60,9 @@ class LayerDB:
 
     def read(self, chain: ChainID) -> Layer:
         """Read and check one record.  Raises NotFound, or DataLoss naming what is wrong with it."""
-        path = self.path(chain)
+        path = f"{self.records}/{hex_of(chain)}"  # no Path: thousands of records are read at once
         try:
-            return _read(chain, os.fspath(path))
+            return _read(chain, path)
         except FileNotFoundError as error:
             if not os.path.lexists(path):
                 raise NotFound(f"layer {chain} does not exist") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lamella.insight.checks.directories import true_parent
 from lamella.insight.findings import Finding
 from lamella.insight.orphans import was_never_finished
 from lamella.insight.survey import RawContainer, Survey
@@ -109,15 +110,12 @@ def check_parents(survey: Survey) -> Iterator[Finding]:
     for mount in survey.mounts.values():
         if mount.owner not in survey.containers or mount.faults:
             continue
-        name = mount.init_id or mount.mount_id
-        directory = survey.directories.get(name) if name is not None else None
-        if directory is None or survey.driver != "overlay2":
+        if survey.driver != "overlay2" or mount.mount_id not in survey.directories:
             continue
-        below = survey.resolve(directory.lower[0]) if directory.lower else None
-        chain = survey.by_directory.get(below) if below is not None else None
-        if (chain is not None and chain != mount.parent) or (mount.parent is None and directory.lower):
+        parent, known = true_parent(survey, mount)
+        if known and parent != mount.parent:
             told = mount.parent or "no image layer"
-            text = f"container {mount.owner[:12]}: its record names {told} below it, its directories stand on another"
+            text = f"container {mount.owner[:12]}: its record names {told} below it, but it stands on {parent}"
             yield Finding("container-parent-wrong", str(mount.path / "parent"), text, (mount.owner,))
         elif mount.parent is not None and mount.parent not in survey.layers:
             text = f"container {mount.owner[:12]}: the image layer {mount.parent} below it is not in the store"

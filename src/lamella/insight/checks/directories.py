@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lamella.insight.findings import Finding
-from lamella.insight.survey import RawDirectory, Survey
+from lamella.insight.survey import RawDirectory, RawMount, Survey
 from lamella.model.digest import ChainID
 from lamella.model.ids import CacheID, is_cache_id, is_link_id
 from lamella.store.smallfiles import list_names
@@ -17,6 +17,36 @@ from lamella.store.smallfiles import list_names
 FILES = frozenset({"diff", "link", "lower", "work", "merged", "committed"})
 _PROBES = ("check-overlayfs-support", "metacopy-check", "opaque-bug-check", "userxattr-check", "backingFsBlockDev",
            "lamella-overlay-trial-")  # fmt: skip
+
+
+def init_of(survey: Survey, mount: RawMount) -> CacheID | None:
+    """Return the init layer of a container, also where its record forgot it."""
+    if mount.init_id is not None or mount.mount_id is None:
+        return mount.init_id
+    init = CacheID(f"{mount.mount_id}-init")
+    return init if init in survey.directories else None
+
+
+def true_parent(survey: Survey, mount: RawMount) -> tuple[ChainID | None, bool]:
+    """Return the image layer that a container stands on, and whether that is certain.
+
+    Its record, its directories and its image tell; two of them outvote the third.
+    """
+    name = init_of(survey, mount) or mount.mount_id
+    directory = survey.directories.get(name) if name is not None else None
+    below = survey.resolve(directory.lower[0]) if directory is not None and directory.lower else None
+    stands_on = survey.by_directory.get(below) if below is not None else None
+    container = survey.containers.get(mount.owner)
+    image = container.text("Image") if container is not None else ""
+    chains = next((chains for known, chains in survey.image_chains.items() if known == image), None)
+    noted = None if any(fault.file == "parent" for fault in mount.faults) else mount.parent
+    if chains and chains[-1] in {noted, stands_on}:
+        return chains[-1], True
+    if noted == stands_on:
+        return noted, noted is not None or directory is None or not directory.lower
+    if stands_on is None and noted is not None:
+        return noted, noted in survey.layers
+    return stands_on, stands_on is not None and noted not in survey.layers
 
 
 class Stacks:
@@ -92,12 +122,12 @@ class Stacks:
                 return None, False
             return self._of_chain(survey.identities[chain][0])
         for mount in survey.mounts.values():
-            if name == mount.init_id and name != mount.mount_id:
-                return self._of_chain(mount.parent) if not mount.faults else (None, False)
-            if name == mount.mount_id:
-                if mount.init_id is not None:
-                    return mount.init_id, True
-                return self._of_chain(mount.parent) if not mount.faults else (None, False)
+            init = init_of(survey, mount)
+            if name == mount.mount_id and init is not None:
+                return init, True
+            if name in {mount.mount_id, init}:
+                parent, known = true_parent(survey, mount)
+                return self._of_chain(parent) if known else (None, False)
         return None, False
 
     def _of_chain(self, chain: ChainID | None) -> tuple[CacheID | None, bool]:

@@ -13,10 +13,11 @@ from typing import cast
 
 from lamella.errors import LamellaError
 from lamella.fs.atomic import fsync_dir, sync_filesystem, write_file
-from lamella.insight.checks.directories import Stacks
+from lamella.insight.checks.directories import Stacks, true_parent
 from lamella.insight.findings import Finding
 from lamella.insight.mending.base import Bench, Hopeless, Plan
 from lamella.insight.survey import RawContainer, Survey
+from lamella.linux.libc import exchange
 from lamella.model.digest import ChainID, ImageID
 from lamella.model.gojson import encode
 from lamella.model.ids import CacheID, ContainerID, is_link_id, new_link_id, parse_container_name
@@ -38,7 +39,9 @@ def mend_config(bench: Bench, finding: Finding) -> Plan:
     other = _found_elsewhere(survey, container)
     if other is not None:
         text = f"take the record of container {container.id[:12]} from the directory of another"
-        return Plan(text, lambda: _keep(bench, finding, path, other))
+        return Plan(
+            text, lambda: exchange(os.fspath(path), os.fspath(other)) if path.exists() else os.rename(other, path)
+        )
     document = _completed(survey, container)
     if document is None:
         document = _rebuilt(survey, container)
@@ -54,14 +57,11 @@ def _keep(bench: Bench, finding: Finding, path: Path, raw: bytes) -> None:
     write_file(path, raw, mode=0o600)
 
 
-def _found_elsewhere(survey: Survey, container: RawContainer) -> bytes | None:
-    """Return the container's own record if another directory holds it, as when two files changed places."""
+def _found_elsewhere(survey: Survey, container: RawContainer) -> Path | None:
+    """Return where the container's own record is, if that is another's place, as when two files changed places."""
     for other in survey.containers.values():
         if other.id != container.id and other.config is not None and other.config.get("ID") == container.id:
-            try:
-                return read_small(other.path / CONFIG, _LIMIT)
-            except (LamellaError, OSError):
-                return None
+            return other.path / CONFIG
     return None
 
 
@@ -215,7 +215,8 @@ def _only_candidate(survey: Survey, owner: str) -> CacheID:
         or known.mount_id not in survey.directories
     ]
     image = survey.containers[owner].text("Image")
-    top = (survey.image_chains.get(cast("ImageID", image)) or [None])[-1]
+    chains = survey.image_chains.get(cast("ImageID", image))
+    top = chains[-1] if chains else None
     fitting = []
     for directory in survey.directories.values():
         init = survey.directories.get(CacheID(f"{directory.name}-init"))
@@ -247,10 +248,9 @@ def mend_parent(bench: Bench, finding: Finding) -> Plan:
     """Write again which image layer a container stands on."""
     survey = bench.survey
     mount = survey.mounts[finding.subject[0]]
-    name = mount.init_id or mount.mount_id
-    parent = _parent_of(survey, name, None) if name is not None else None
-    if parent is None:
-        raise Hopeless("its directories do not tell")
+    parent, known = true_parent(survey, mount)
+    if not known or parent is None or parent == mount.parent:
+        raise Hopeless("its directories and its image do not tell")
     text = f"write again that container {mount.owner[:12]} stands on layer {parent[7:19]}"
     return Plan(text, lambda: bench.replace(finding, mount.path / "parent", parent.encode(), 0o644))
 
@@ -316,7 +316,7 @@ def _fill(survey: Survey, diff: Path, lower: tuple[str, ...]) -> None:
     os.mkdir(diff, 0o755)
     os.chmod(diff, 0o755)
     fill_init_layer(diff)
-    below = [survey.home / name / "diff" for entry in lower if (name := survey.resolve(entry)) is not None]
+    below = [survey.home / found / "diff" for entry in lower if (found := survey.resolve(entry)) is not None]
     for name in ("dev", "dev/pts", "dev/shm", "proc", "sys", "etc"):
         for files in below:
             try:

@@ -16,6 +16,7 @@ from lamella.insight.contents import Task, check_contents
 from lamella.insight.findings import Finding
 from lamella.insight.mending.base import Bench, Hopeless, Plan
 from lamella.insight.survey import RawLayer, Survey
+from lamella.linux.libc import exchange
 from lamella.model.digest import ChainID, DiffID, Digest, ImageID, chain_id, digest_of
 from lamella.model.gojson import encode
 from lamella.model.ids import CacheID
@@ -255,7 +256,7 @@ def mend_config(bench: Bench, finding: Finding) -> Plan:
         if image.id != wanted and digest_of(raw) == wanted:
             path = bench.survey.images[wanted].path
             text = f"take the config of image {wanted[7:19]} from the file of image {image.id[7:19]}"
-            return Plan(text, partial(bench.replace, finding, path, raw, 0o600))
+            return Plan(text, partial(exchange, os.fspath(path), os.fspath(image.path)))
     raise Hopeless("its config is not under another name either")
 
 
