@@ -27,6 +27,8 @@ bench:
 	# As a user has it: without the packages that development brings.
 	test -x .cache/venv/bin/lamella || { /usr/bin/python3 -m venv .cache/venv && .cache/venv/bin/pip install --quiet --editable .; }
 	$(bin)/python -m bench
+	$(bin)/python -m bench.build
+	$(bin)/python -m bench.pull
 
 clean:
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -24,7 +24,7 @@ from lamella.fs.tree import remove_tree
 
 REPOSITORY = Path(__file__).parent.parent
 FAMILIES, BRANCHES, LEAVES = 10, 10, 10
-BASE, MIDDLE, OWN = 10, 8, 2
+BASE, MIDDLE, OWN = 10, 9, 2
 PLACES = ("usr/bin", "usr/lib/python3/dist-packages", "usr/share/doc", "etc", "var/lib/dpkg/info", "opt/app", "srv")
 
 
@@ -65,12 +65,14 @@ class Generator:
         (self.image_dir / "repositories.json").write_text(json.dumps({"Repositories": repositories}))
 
     def grow(self, below: list[Record], count: int, name: str) -> list[Record]:
+        """Put *count* new layers on *below*."""
         stack = list(below)
         for _ in range(count):
             stack.append(self.layer(stack[-1] if stack else None, name))
         return stack
 
     def layer(self, parent: Record | None, name: str) -> Record:
+        """Write one layer: its directory and its record."""
         number = self.layers
         self.layers += 1
         diff_id = f"sha256:{hashlib.sha256(f'layer {number}'.encode()).hexdigest()}"
@@ -111,6 +113,7 @@ class Generator:
         return Record(diff_id, chain, cache_id)
 
     def image(self, stack: list[Record], name: str) -> None:
+        """Write one image: its config, and note its name."""
         history: list[dict[str, object]] = []
         for number, layer in enumerate(stack):
             made_by = f"RUN /bin/sh -c apt-get install --yes package-{number} && make {layer.cache_id[:8]} # buildkit"
@@ -144,7 +147,7 @@ def generate(root: Path, files: int) -> None:
 def timed(command: list[str]) -> float:
     """Run a command that must succeed, and return its seconds."""
     start = time.perf_counter()
-    answer = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    answer = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     seconds = time.perf_counter() - start
     if answer.returncode:
         sys.exit(f"{' '.join(command)}: {answer.stderr.decode(errors='replace')}")

@@ -32,7 +32,8 @@ from tests.support.dockerd import DOCKER, Dockerd  # noqa: E402 - the daemon and
 from tests.support.registry import RealRegistry, put_blob  # noqa: E402
 from tests.support.served import manifest_of  # noqa: E402
 
-LAMELLA = REPOSITORY / ".venv/bin/lamella"
+from bench.engines import LAMELLA  # noqa: E402
+
 ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "XDG_RUNTIME_DIR": "/run"}
 UNPACK = f"{sys.executable} -m isal.igzip -d"
 TARGETS = {"dockerd": 0.5, "podman": 0.3}

@@ -32,6 +32,7 @@ if [ "${1:-run}" = test ]; then
     need git git
     need docker-registry docker-registry
     need openssl openssl
+    need chromium chromium
 fi
 if [ -n "$missing" ]; then
     echo "installing:$missing"

@@ -15,12 +15,28 @@ from tests.support.rootfs import make_busybox_rootfs, pack
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-TOOLS = ("crun", "conmon", "runc", "busybox", "dockerd", "podman", "skopeo", "umoci", "ctr", "setfattr", "setcap")
+TOOLS = ("crun", "conmon", "runc", "busybox", "dockerd", "podman", "skopeo", "umoci", "ctr", "setfattr", "setcap", "chromium")
 
 
 def tool_path(name: str) -> str | None:
     """Find *name* where administrators' programs are too; a user's PATH may lack /usr/sbin."""
     return shutil.which(name, path="/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--screenshots",
+        type=Path,
+        default=Path(__file__).parent.parent / ".cache" / "screenshots",
+        help="where pictures of the page are kept",
+    )
+
+
+@pytest.fixture(scope="session")
+def screenshots(pytestconfig: pytest.Config) -> Path:
+    """The directory that keeps pictures of the page, to be looked at."""
+    place: Path = pytestconfig.getoption("--screenshots")
+    return place
 
 
 def pytest_report_header() -> list[str]:

@@ -363,6 +363,15 @@ def test_a_damaged_blob_is_refused_and_named(containerd: Source, tmp_path: Path)
     assert lamella.run("images", "-aq") == ""
 
 
+def test_blobs_are_enough_where_the_unpacked_layers_are_gone(containerd: Source, tmp_path: Path) -> None:
+    root = containerd.copy(tmp_path / "source")
+    subprocess.run(["rm", "-rf", root / "io.containerd.snapshotter.v1.overlayfs/snapshots"], check=True)
+    lamella = Lamella(tmp_path / "root")
+    answer = lamella.try_run("adopt", str(root))
+    assert "Refused container worked" in answer.stdout
+    assert_same_image(lamella, "localhost/built:1", containerd.images["built:1"], tmp_path)
+
+
 def test_a_lost_tar_split_is_made_again_where_the_files_tell_all(tmp_path: Path, base_tar: Path) -> None:
     """A layer that lamella itself captured has a tar that its files alone give again."""
     context = write_context(tmp_path, "base:1")

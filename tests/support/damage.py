@@ -169,12 +169,9 @@ def orphan_stack(place: Place) -> None:
 
 
 def unused_layer(place: Place) -> None:
-    """Take an image away behind its layers' back."""
+    """Take an image and the container on it away behind its layers' back."""
     image = place.image("two")
     remove(place.container("of-two"))
-    for key in ("mount-id", "init-id"):
-        name = place.image_dir / "layerdb/mounts" / "x" / key
-        assert not name.exists()
     _untag(place, image)
     delete(place.image_dir / "imagedb/content/sha256" / image[7:])
 
@@ -216,6 +213,31 @@ def _mount_without_container(place: Place) -> None:
 
 def _links_gone(place: Place) -> None:
     remove(place.root / "overlay2/l")
+
+
+def _short_name_elsewhere(place: Place) -> None:
+    link = place.short_name("two", 1)
+    delete(link)
+    os.symlink("../nowhere/diff", link)
+
+
+def _link_elsewhere(place: Place) -> None:
+    link = place.directory("one", 0) / "diff/lib"
+    delete(link)
+    os.symlink("usr/bad", link)
+
+
+def _both_names_gone(place: Place, image: str) -> None:
+    for name in ("test", "other"):
+        delete(place.directory(image, 1) / "diff/tmp" / name)
+
+
+def _broken_hard_link(place: Place) -> None:
+    path = place.directory("app:1", 1) / "diff/tmp/other"
+    delete(path)
+    path.write_text("x1\n")
+    path.chmod(0o644)
+    os.chown(path, 1000, 10)
 
 
 def _write(path: Path, text: str) -> None:
@@ -317,8 +339,7 @@ CASES: list[Damage] = [
     _case("swap lower of two layers",
           lambda p: swap(p.directory("one", 2) / "lower", p.directory("two", 2) / "lower"), "lower-wrong"),
     _case("delete a short name", lambda p: delete(p.short_name("one", 1)), "short-name-missing"),
-    _case("a short name leads elsewhere",
-          lambda p: (delete(s := p.short_name("two", 1)), os.symlink("../nowhere/diff", s)), "short-name-missing"),
+    _case("a short name leads elsewhere", _short_name_elsewhere, "short-name-missing"),
     _case("swap two short names", lambda p: swap(p.short_name("one", 0), p.short_name("two", 0)),
           "short-name-missing", "link-damaged"),
     _case("all short names gone", _links_gone, "short-name-missing"),
@@ -341,23 +362,20 @@ CASES: list[Damage] = [
           "layer-file-changed"),
     _case("a file has another owner", lambda p: os.chown(p.directory("app:1", 1) / "diff/tmp/test", 7, 7),
           "layer-file-changed"),
-    _case("a link leads elsewhere",
-          lambda p: (delete(f := p.directory("one", 0) / "diff/lib"), os.symlink("usr/bad", f)), "layer-file-changed"),
+    _case("a link leads elsewhere", _link_elsewhere, "layer-file-changed"),
     _case("a deletion is gone", lambda p: delete(p.directory("app:1", 1) / "diff/etc/issue"), "layer-file-missing"),
     _case("an opaque mark is gone",
           lambda p: os.removexattr(p.directory("two", 2) / "diff/usr/share", "trusted.overlay.opaque"),
           "layer-file-changed"),
-    _case("a hard link is broken",
-          lambda p: (delete(f := p.directory("app:1", 1) / "diff/tmp/other"), f.write_text("x1\n"), f.chmod(0o644),
-                     os.chown(f, 1000, 10)), "layer-file-changed"),
+    _case("a hard link is broken", _broken_hard_link, "layer-file-changed"),
     _case("a file too many", lambda p: (p.directory("app:1", 1) / "diff/backdoor").write_text("!"), "layer-file-extra"),
     _case("a directory of a layer is gone", lambda p: remove(p.directory("one", 0) / "diff/usr"), "layer-file-missing"),
     _case("a fifo is gone", lambda p: delete(p.directory("app:1", 2) / "diff/pipe"), "layer-file-missing"),
     _case("a file is gone that containers stand on",
-          lambda p: [delete(p.directory("app:1", 1) / "diff/tmp" / name) for name in ("test", "other")],
+          lambda p: _both_names_gone(p, "app:1"),
           "layer-file-missing", left=True),
     _case("a file is gone of an image that was built here",
-          lambda p: [delete(p.directory("built:1", 1) / "diff/tmp" / name) for name in ("test", "other")],
+          lambda p: _both_names_gone(p, "built:1"),
           "layer-file-missing", left=True, set_aside=True),
     _case("a bit of a file of a layer built by dockerd", lambda p: flip(p.directory("committed:1", -1) / "diff/made")
           if (p.directory("committed:1", -1) / "diff/made").stat().st_size

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from lamella.build.arguments import CHECK
-from lamella.build.check import CheckedDockerfile, FindSettings, check_dockerfile
-from lamella.build.dockerfile.rules import Finding
-from lamella.build.ignore import IgnoreRules
-from lamella.build.request import BuildOptions
 from lamella.errors import LamellaError
-from lamella.model.imageconfig import ContainerSettings
-from lamella.store.imagestore import ImageStore
+
+if TYPE_CHECKING:
+    from lamella.build.check import CheckedDockerfile, FindSettings
+    from lamella.build.dockerfile.rules import Finding
+    from lamella.build.ignore import IgnoreRules
+    from lamella.build.request import BuildOptions
+    from lamella.model.imageconfig import ContainerSettings
+    from lamella.store.imagestore import ImageStore
 
 
 class BuildCheck:
@@ -36,6 +39,8 @@ class BuildCheck:
         return self._check().findings
 
     def _check(self) -> CheckedDockerfile:
+        from lamella.build.check import check_dockerfile
+
         return check_dockerfile(
             self._text,
             build_args=self._options.build_args,

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
@@ -20,7 +20,6 @@ from lamella.build.arguments import BuildArguments, automatic_arguments
 from lamella.build.bases import Bases
 from lamella.build.buildcheck import BuildCheck
 from lamella.build.cache import BrokenCache, StepCache, StepSource
-from lamella.build.commands import run_command
 from lamella.build.context import SourceTree
 from lamella.build.dockerfile import instructions as ast
 from lamella.build.dockerfile.parser import parse_dockerfile, parse_trigger
@@ -46,13 +45,14 @@ from lamella.build.runner import Runner
 from lamella.build.snapshot import Snapshot, stage_settings
 from lamella.build.stage import Services, Stage
 from lamella.build.steps import FileStep
-from lamella.build.transfers import copy_files, make_workdir
-from lamella.container.site import Site
 from lamella.errors import Cancelled, Conflict, InvalidArgument, LamellaError
 from lamella.model.digest import EMPTY_LAYER, ImageID
 from lamella.model.platform import host_platform, parse_platform
 from lamella.model.reference import Reference, parse_new_name
 from lamella.store.imagestore import ImageStore
+
+if TYPE_CHECKING:
+    from lamella.container.site import Site
 
 __all__ = ["BuildOptions", "BuildResult", "build_image"]
 
@@ -69,6 +69,7 @@ def build_image(
     command fails, and Cancelled in place of KeyboardInterrupt; the steps before it stay as cache.
     """
     store = site.store
+    is_heard = report is not silent
     report = one_at_a_time(report)
     tags = [parse_new_name(tag) for tag in options.tags]
     if options.network not in ("host", "none", "default", ""):
@@ -109,8 +110,9 @@ def build_image(
             journal.publish()
             if final is not None:
                 _finish(store, journal, final, tags)
-        for finding in checking.findings():
-            report(Warned(str(finding)))
+        if is_heard:
+            for finding in checking.findings():
+                report(Warned(str(finding)))
         if isinstance(failure, KeyboardInterrupt):
             raise Cancelled(
                 "the build was interrupted: its containers are ended, finished steps are kept as cache"
@@ -346,11 +348,18 @@ class _Build:
 
 
 def _carry_out(stage: Stage, command: ast.Command) -> None:
+    """Carry out one instruction, loading what its kind alone needs."""
     if isinstance(command, ast.Run):
+        from lamella.build.commands import run_command
+
         run_command(stage, command)
     elif isinstance(command, ast.Copy | ast.Add):
+        from lamella.build.transfers import copy_files
+
         copy_files(stage, command)
     elif isinstance(command, ast.Workdir):
+        from lamella.build.workdir import make_workdir
+
         make_workdir(stage, command)
     else:
         container = stage.nop("#(nop) ", apply_metadata(stage.state, command))

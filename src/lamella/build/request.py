@@ -7,21 +7,40 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import msgspec
 
 from lamella.build.arguments import BuildArguments
-from lamella.build.cacheplaces import CachePlace
 from lamella.build.context import SourceTree, open_context, read_dockerfile, read_regular
 from lamella.build.dockerfile import instructions as ast
 from lamella.build.dockerfile.expand import expand
 from lamella.build.dockerfile.lexer import MAX_DOCKERFILE
 from lamella.build.ignore import MAX_IGNORE_FILE
-from lamella.build.runner import RunLimits
 from lamella.errors import InvalidArgument, NotFound
 from lamella.model.digest import ImageID
 from lamella.model.reference import Reference
+
+if TYPE_CHECKING:
+    from lamella.build.cacheplaces import CachePlace
+
+
+class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the commands of a build may use, and whom they know by name; 0 and empty are the runtime's own."""
+
+    add_hosts: tuple[str, ...] = ()
+    """``name:address`` for ``/etc/hosts``."""
+    shm_size: int = 0
+    """Bytes of ``/dev/shm``."""
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+    """Name, soft and hard limit."""
+    memory: int = 0
+    memory_swap: int = 0
+    cpu_shares: int = 0
+    cpu_period: int = 0
+    cpu_quota: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
 
 
 class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,17 +7,18 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from signal import SIGKILL
-from typing import Self
-
-import msgspec
+from typing import TYPE_CHECKING, Self
 
 from lamella.build.events import Output, Report
-from lamella.container.site import Site
+from lamella.build.request import RunLimits
 from lamella.errors import Cancelled, LamellaError, NotFound, StartFailed, Unavailable
 from lamella.fs.rooted import Root
 from lamella.model.ids import ContainerID
-from lamella.model.imageconfig import ContainerSettings
-from lamella.runtime.spec import MountPoint
+
+if TYPE_CHECKING:
+    from lamella.container.site import Site
+    from lamella.model.imageconfig import ContainerSettings
+    from lamella.runtime.spec import MountPoint
 
 _TAIL = 4096
 _LOCK = "builds.lock"
@@ -32,24 +33,6 @@ class CommandFailed(LamellaError):
         super().__init__(f"exit code {code}")
         self.code = code
         self.tail = tail
-
-
-class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the commands of a build may use, and whom they know by name; 0 and empty are the runtime's own."""
-
-    add_hosts: tuple[str, ...] = ()
-    """``name:address`` for ``/etc/hosts``."""
-    shm_size: int = 0
-    """Bytes of ``/dev/shm``."""
-    ulimits: tuple[tuple[str, int, int], ...] = ()
-    """Name, soft and hard limit."""
-    memory: int = 0
-    memory_swap: int = 0
-    cpu_shares: int = 0
-    cpu_period: int = 0
-    cpu_quota: int = 0
-    cpuset_cpus: str = ""
-    cpuset_mems: str = ""
 
 
 class Runner:
@@ -75,11 +58,11 @@ class Runner:
 
     def for_stage(self, report: Report) -> Runner:
         """Give the runner of one stage, which may run its commands beside those of others, and tells `report`."""
-        import copy
-
-        runner = copy.copy(self)
-        runner._report = report  # noqa: SLF001 - one of our own
-        runner._files = None  # noqa: SLF001
+        runner = Runner(
+            self._site, network=self._network, report=report, limits=self._limits, hostname=self._hostname
+        )
+        runner._stack = self._stack  # noqa: SLF001 - one of our own
+        runner._running, runner._ended = self._running, self._ended  # noqa: SLF001
         return runner
 
     def end_all(self) -> None:
@@ -240,16 +223,16 @@ def _scratch_directory(site: Site) -> Generator[Path]:
 
 def remove_dead_builds(site: Site) -> None:
     """End the containers of builds that were killed, and remove what those left in the state directory."""
+    site.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = [entry for entry in os.listdir(site.state) if entry.startswith("build-")]
+    if not found:
+        return
     import fcntl
 
     from lamella.fs.tree import remove_tree
     from lamella.linux.locks import locked
     from lamella.linux.mount import unmount
 
-    site.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = [entry for entry in os.listdir(site.state) if entry.startswith("build-")]
-    if not found:
-        return
     with locked(site.state / _LOCK):
         for name in found:
             path = site.state / name

@@ -7,19 +7,15 @@ its own, as a container has, so that what the runtime mounts on never reaches th
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 from lamella.build.context import SourceTree
-from lamella.build.copyfiles import Manner, Owner, copy_source, open_destination
 from lamella.build.snapshot import Snapshot
-from lamella.build.sources import Source
-from lamella.container.users import resolve_group, resolve_user
 from lamella.errors import InvalidArgument, NotFound
 from lamella.fs.rooted import Root
 from lamella.model.digest import DiffID
@@ -28,6 +24,10 @@ from lamella.store.dataroot import DataRoot
 from lamella.store.imagestore import ImageStore
 from lamella.store.mountdb import RWLayer
 from lamella.store.transactions import Transaction
+
+if TYPE_CHECKING:
+    from lamella.build.copyfiles import Manner, Owner
+    from lamella.build.sources import Source
 
 
 class FileStep:
@@ -141,6 +141,8 @@ class FileStep:
 
         With `link` nothing of the image is looked at: the layer is what copying into an empty one gives.
         """
+        from lamella.build.copyfiles import copy_source
+
         target = os.fsencode(destination)
         with self._changing(image, linked=link) as (rw, commit):
             with self._store.rwlayers.mounted(rw) as merged, Root(merged) as root:
@@ -181,7 +183,7 @@ class FileStep:
         owner: ContainerID | None = None,
         init: Callable[[Path], None] | None = None,
         linked: bool = False,
-    ) -> Generator[tuple[RWLayer, _Commit]]:
+    ) -> Generator[tuple[RWLayer, Callable[[], DiffID]]]:
         self.need(image)
         rwlayers = self._store.rwlayers
         rw = rwlayers.create(
@@ -193,34 +195,29 @@ class FileStep:
             sync=False,
         )
         try:
-            yield rw, _Commit(self._store, self._tx, rw, image, self._timestamp)
+            yield rw, lambda: self._commit(rw, image)
         finally:
             rwlayers.remove(rw)
 
 
-class _Commit(NamedTuple):
-    """Turns the writable layer into a layer; called once its mount is gone."""
-
-    store: ImageStore
-    tx: Transaction
-    rw: RWLayer
-    image: Snapshot
-    timestamp: int | None
-
-    def __call__(self) -> DiffID:
-        if self.timestamp is not None:
-            data = self.store.rwlayers.metadata(self.rw) or {}
+    def _commit(self, rw: RWLayer, image: Snapshot) -> DiffID:
+        """Turn the writable layer into a layer; its mount is gone by now."""
+        if self._timestamp is not None:
+            data = self._store.rwlayers.metadata(rw) or {}
             if "UpperDir" in data:
-                clamp_times(Path(data["UpperDir"]), self.timestamp)
-        layers, chain = self.store.layers, self.image.chain
-        if self.rw.parent != chain and self.store.root.driver.name != "overlay2":
+                clamp_times(Path(data["UpperDir"]), self._timestamp)
+        layers, chain = self._store.layers, image.chain
+        if rw.parent != chain and self._store.root.driver.name != "overlay2":
             # What such a driver keeps is a whole tree, and this one is not that of `chain`.
-            return layers.copy(self.rw, chain, self.tx).diff_id
-        return layers.capture(self.rw, chain, self.tx).diff_id
+            return layers.copy(rw, chain, self._tx).diff_id
+        return layers.capture(rw, chain, self._tx).diff_id
 
 
 def _find_owner(root: Root, text: str) -> Owner:
     """Look up ``--chown``: a group not named is the one called like the user."""
+    from lamella.build.copyfiles import Owner
+    from lamella.container.users import resolve_group, resolve_user
+
     user, _, group = text.partition(":")
     if ":" in group or not user:
         raise InvalidArgument(f"invalid chown string format: {text}")
@@ -232,6 +229,10 @@ def _find_owner(root: Root, text: str) -> Owner:
 
 def _read_owner(text: str) -> Owner:
     """Read a ``--chown`` in numbers: with ``--link`` there are no names to look up."""
+    import re
+
+    from lamella.build.copyfiles import Owner
+
     found = re.fullmatch(r"([0-9]{1,10})(?::([0-9]{1,10}))?", text)
     if found is None:
         raise InvalidArgument(
@@ -259,6 +260,7 @@ def _set_times(root: Root, destination: bytes, time_ns: int) -> None:
 
 def _unpack(source: Source, image: Root, destination: bytes) -> bool:
     """Unpack a source that is an archive; False if it is none."""
+    from lamella.build.copyfiles import open_destination
     from lamella.build.unpack import is_archive, unpack
 
     if source.tree is None or source.is_directory:

@@ -1,4 +1,4 @@
-"""COPY, ADD and WORKDIR: what they ask for, looked up in the cache or carried out."""
+"""COPY and ADD: what they ask for, looked up in the cache or carried out."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from lamella.build.chmod import parse_chmod
 from lamella.build.context import SourceTree
-from lamella.build.copyfiles import Manner, Owner
 from lamella.build.dockerfile import instructions as ast
 from lamella.build.events import Warned
 from lamella.build.ignore import parse_excluded
@@ -21,27 +19,17 @@ _OLDEST = 315_532_800
 """1980, the first year that every archive format knows: the time in a linked layer of what has none of its own."""
 
 
-def make_workdir(stage: Stage, command: ast.Workdir) -> None:
-    """Carry out WORKDIR: the directory is made if it is missing."""
-    state = stage.state
-    path = state.expander()(command.path)
-    if not path:
-        raise InvalidArgument("WORKDIR: cannot normalize nothing")
-    if not path.startswith("/"):
-        path = posixpath.normpath(posixpath.join("/", state.settings.working_dir, path))
-    state.change(working_dir=path)
-    container = stage.nop(f"#(nop) WORKDIR {path}")
-    if not stage.use_cache(container):
-        stage.commit(container, stage.services.files.make_directory(stage.image, path))
-
-
 def copy_files(stage: Stage, command: ast.Copy | ast.Add) -> None:
     """Carry out COPY or ADD, or take its image from the cache, which is keyed on the sources' content."""
     state, services = stage.state, stage.services
     expanded = state.expander()
     name = "COPY" if isinstance(command, ast.Copy) else "ADD"
     chown = expanded(command.chown)
-    chmod = parse_chmod(expanded(command.chmod)) if command.chmod else None
+    chmod = None
+    if command.chmod:
+        from lamella.build.chmod import parse_chmod
+
+        chmod = parse_chmod(expanded(command.chmod))
     destination = expanded(command.destination)
     with ExitStack() as stack:
         tree = services.tree
@@ -60,6 +48,8 @@ def copy_files(stage: Stage, command: ast.Copy | ast.Add) -> None:
         container = stage.nop(f"#(nop) {name} {flags}{total_sum(sources)} in {destination} ")
         if stage.use_cache(container):
             return
+        from lamella.build.copyfiles import Manner, Owner
+
         slash = "/" if destination.endswith("/") else ""
         path = posixpath.normpath(posixpath.join("/", state.settings.working_dir, destination))
         destination = "/" + path.lstrip("/") + slash

@@ -36,6 +36,9 @@ RUN_FLAGS = (
 def read_limits(flags: Values) -> RunLimits:
     """Turn the flags into limits of RUN's commands."""
     from lamella.engine.builds import RunLimits
+
+    if not any(flags.given(flag.name) for flag in RUN_FLAGS):
+        return RunLimits()
     from lamella.engine.options import parse_ulimit
     from lamella.model.units import parse_size
 

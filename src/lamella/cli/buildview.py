@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lamella.cli.output import escape
 from lamella.model.progress import Advanced, Finished, Started
-from lamella.model.progress import silent as no_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
     Report = Callable[[BuildEvent], None]
 
-STYLES = ("auto", "plain", "tty", "quiet")
 _TAIL = 6
 """How many of a running step's lines are shown at most."""
 _REFRESH = 0.1
@@ -41,16 +39,14 @@ _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\
 class View(NamedTuple):
     """Whom a build tells, and whom the pulls of its base images do."""
 
-    report: Report | None
+    report: Report
     pulls: Reporter
 
 
 @contextlib.contextmanager
 def showing(style: str, output: Sink, environment: Mapping[str, str]) -> Iterator[View]:
-    """Show a build on *output* in one of `STYLES` for the block; ``tty`` off a terminal is ``plain``."""
-    if style == "quiet":
-        yield View(None, no_progress)
-    elif style != "plain" and output.terminal and environment.get("TERM", "dumb") != "dumb":
+    """Show a build on *output* for the block: ``plain``, else live; off a terminal it is ``plain`` in any case."""
+    if style != "plain" and output.terminal and environment.get("TERM", "dumb") != "dumb":
         live = _Live(output, colour="NO_COLOR" not in environment)
         with live.drawn():
             yield View(live.show, live.progress)

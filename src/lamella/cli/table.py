@@ -91,6 +91,12 @@ def _entries() -> dict[str, Entry]:
         Entry("explain", "explain", "EXPLAIN", "Draw an image or container as the stack of layers it is"),
         Entry("why", "why", "WHY", "Say to whom a path, an inode, a mount or a process belongs"),
         Entry("blame", "blame", "BLAME", "Say which layer, step and package files are from, and what they hide"),
+        Entry("df", "df", "DF", "Account for every block that the store takes on the disk"),
+        Entry("system df", "df", "SYSTEM_DF", "Show disk usage, as Docker sums it up"),
+        Entry("gc plan", "gc", "GC_PLAN", "Show which images a policy would remove, and what each frees"),
+        Entry("gc apply", "gc", "GC_APPLY", "Remove the images that a policy lets go"),
+        Entry("pin", "gc", "PIN", "Keep garbage collection off images, or list those"),
+        Entry("unpin", "gc", "UNPIN", "Give images back to garbage collection"),
         Entry("login", "login", "LOGIN", "Authenticate to a registry"),
         Entry("logout", "login", "LOGOUT", "Log out from a registry"),
         Entry("layers", "layers", "LAYERS", "Show the layers of an image or container, base first"),
@@ -108,7 +114,13 @@ def _entries() -> dict[str, Entry]:
 
 TABLE: dict[str, Entry] = _entries()
 
-NOUNS: dict[str, str] = {"builder": "Manage builds", "container": "Manage containers", "image": "Manage images"}
+NOUNS: dict[str, str] = {
+    "builder": "Manage builds",
+    "container": "Manage containers",
+    "gc": "Remove images by a policy",
+    "image": "Manage images",
+    "system": "Manage the store",
+}
 
 
 def find_entry(words: list[str]) -> tuple[Entry | None, list[str]]:

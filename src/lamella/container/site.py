@@ -7,12 +7,15 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lamella.linux.locks import locked
 from lamella.model.ids import ContainerID
-from lamella.runtime.oci_cli import OCIRuntime
-from lamella.runtime.rundir import RunDirectory
 from lamella.store.imagestore import ImageStore
+
+if TYPE_CHECKING:
+    from lamella.runtime.oci_cli import OCIRuntime
+    from lamella.runtime.rundir import RunDirectory
 
 
 def state_directory(data_root: Path, base: Path = Path("/run/lamella")) -> Path:
@@ -45,6 +48,8 @@ class Site:
     def runtime(self) -> OCIRuntime:
         """The OCI runtime, looked for at first use; raises Unavailable if there is none."""
         if self._runtime is None:
+            from lamella.runtime.oci_cli import OCIRuntime
+
             self._runtime = OCIRuntime.find(self.state / "oci", self._runtime_name)
         return self._runtime
 
@@ -54,6 +59,8 @@ class Site:
 
     def run_directory(self, container: ContainerID) -> RunDirectory:
         """Return a container's run directory, which may not exist."""
+        from lamella.runtime.rundir import RunDirectory
+
         return RunDirectory(self.state, container)
 
     def directory(self, container: ContainerID) -> Path:

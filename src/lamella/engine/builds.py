@@ -18,7 +18,7 @@ from lamella.build.events import (
     silent,
     stage_of,
 )
-from lamella.build.runner import RunLimits
+from lamella.build.request import RunLimits
 from lamella.engine.images import Image, get_image
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ __all__ = [
 
 def writes_to_stdout(outputs: Sequence[str]) -> bool:
     """Tell whether one of these outputs goes to standard output.  Raises InvalidArgument for one that is wrong."""
+    if not outputs:
+        return False
     from lamella.build.outputs import parse_output
 
     outputs_to_stdout = [parse_output(text).to_stdout for text in outputs]  # each is checked

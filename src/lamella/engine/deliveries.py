@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
-from lamella.build.cacheplaces import CachePlace, parse_cache_from, parse_cache_to
 from lamella.build.events import Report, Warned
-from lamella.build.outputs import Output, check_outputs, parse_output, write_output
 from lamella.errors import LamellaError
 
 if TYPE_CHECKING:
+    from lamella.build.cacheplaces import CachePlace
+    from lamella.build.outputs import Output
     from lamella.build.request import BuildResult
     from lamella.engine.opened import Opened
     from lamella.engine.registries import Registries
@@ -35,6 +35,11 @@ def parse_deliveries(
     outputs: Sequence[str], cache_from: Sequence[str], cache_to: Sequence[str], tags: Sequence[str]
 ) -> Deliveries:
     """Parse and check all of it, before anything is built."""
+    if not (outputs or cache_from or cache_to):
+        return Deliveries((), (), ())
+    from lamella.build.cacheplaces import parse_cache_from, parse_cache_to
+    from lamella.build.outputs import check_outputs, parse_output
+
     parsed = Deliveries(
         tuple(map(parse_output, outputs)),
         tuple(dict.fromkeys(map(parse_cache_from, cache_from))),
@@ -67,6 +72,8 @@ def deliver(
 ) -> None:
     """Write each output in turn, then the cache.  The first that fails ends it; the image is in the store already."""
     for output in wanted.outputs:
+        from lamella.build.outputs import write_output
+
         write_output(opened.parts, result.image_id, output, result.tags, stdout=stdout)
         if output.push:
             from lamella.engine.registries import push_images

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from typing import Self
 
     from lamella.build.events import BuildEvent
-    from lamella.build.runner import RunLimits
+    from lamella.build.request import RunLimits
     from lamella.engine.adopting import Adopted
     from lamella.engine.buildcache import PrunedBuildCache
     from lamella.engine.containers import Container
+    from lamella.engine.ledger import Done, Ledger, Plan, Policy
     from lamella.engine.looking import Look
     from lamella.engine.options import ContainerOptions
     from lamella.engine.registries import PulledImage, PushedImage, Registries
@@ -440,6 +441,36 @@ class Store:
         from lamella.engine.buildcache import prune_build_cache
 
         return prune_build_cache(self._opened, everything=everything, filters=filters)
+
+    def ledger(self, *, recount: bool = False) -> Ledger:
+        """Account for every block of the store on the disk; the sum is what ``du`` finds.
+
+        Layers are measured once and remembered; *recount* measures all anew.
+        """
+        from lamella.engine.ledger import read_ledger
+
+        return read_ledger(self.root, recount=recount, state=self.state)
+
+    def collect_garbage(self, policy: Policy) -> tuple[Plan, Iterator[Done]]:
+        """Plan the removal of what *policy* lets go, and carry it out as the second result is iterated.
+
+        Each step is checked again under the store's lock; what changed meanwhile is left out, and `skipped` says why.
+        """
+        from lamella.engine.ledger import collect_garbage
+
+        return collect_garbage(self._opened, policy)
+
+    def pin(self, *names: str) -> list[str]:
+        """Keep garbage collection off these images, by name or ID, and return all pins.  Raises NotFound."""
+        from lamella.engine.ledger import pin_images
+
+        return pin_images(self._opened, names)
+
+    def unpin(self, *names: str) -> list[str]:
+        """Take pins away and return those that are left.  Raises NotFound for what is not pinned."""
+        from lamella.engine.ledger import unpin_images
+
+        return unpin_images(self._opened, names)
 
     def info(self) -> dict[str, object]:
         """Count what is in the store and name what is wrong with it or with this machine."""

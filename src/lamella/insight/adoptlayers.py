@@ -9,11 +9,9 @@ blocks if the kernel, which compares them itself, agrees, or whole files by hard
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
-import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
@@ -21,8 +19,7 @@ from typing import BinaryIO, Final, NamedTuple
 from lamella.changeset.tarsplit import reassemble
 from lamella.changeset.verify import VerifiedReader
 from lamella.errors import DataLoss, NotFound, Unsupported
-from lamella.fs.rooted import Root
-from lamella.fs.walk import walk
+from lamella.insight.sharing import share_files
 from lamella.model.digest import ChainID, DiffID, Digest, chain_id, chain_ids
 from lamella.model.ids import short_id
 from lamella.readers.base import ContainerRecord, ImageRecord, StoredLayer, StoreReader
@@ -30,12 +27,6 @@ from lamella.store.imagestore import ImageStore
 from lamella.store.pipes import reading_from
 from lamella.store.transactions import Transaction
 
-_FIDEDUPERANGE: Final = 0xC0189436
-_DEDUPE: Final = struct.Struct("=QQHHIqQQiI")  # offset, length, 1, 0, 0, descriptor, offset, shared, status, 0
-_PIECE: Final = 16 << 20
-#: Sharing the blocks of a smaller file costs more than it saves.
-_LEAST: Final = 16 << 10
-_OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 #: What a damaged or vanished source says, as against a target that is full.
 _SOURCE_FAULTS: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EIO, errno.ELOOP, errno.ESTALE, errno.EUCLEAN})
 
@@ -218,7 +209,7 @@ def _register(
 @contextmanager
 def _open_blob(path: Path) -> Iterator[BinaryIO]:
     """Open a blob that is checked against the digest it is named by."""
-    fd = os.open(path, _OPEN)
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(fd, "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise DataLoss(f"{path} is not a regular file")
@@ -233,9 +224,6 @@ def _written(write: Callable[[BinaryIO], object]) -> Iterator[BinaryIO]:
         yield stream
 
 
-# ------------------------------------------------------------------------------------------------ sharing
-
-
 def _share(store: ImageStore, chain: ChainID, source: Path, *, hard_link: bool) -> int:
     """Let a layer that was just unpacked share what it can with the files it came from; return the bytes."""
     try:
@@ -244,139 +232,3 @@ def _share(store: ImageStore, chain: ChainID, source: Path, *, hard_link: bool) 
         return 0
     with store.root.driver.files(layer.cache_id) as target:
         return share_files(source, target, hard_link=hard_link)
-
-
-def share_files(source: Path, target: Path, *, hard_link: bool) -> int:
-    """Make equal files below *target* share their blocks, or with *hard_link* be one, with those below *source*.
-
-    Nothing but that changes in either tree; where it is not possible nothing happens.  Returns the bytes shared.
-    """
-    try:
-        if os.stat(source).st_dev != os.stat(target).st_dev:
-            return 0
-        with Root(source) as origin, Root(target) as root:
-            files = [
-                (entry.path, entry.stat)
-                for entry in walk(root.fd, cross_mounts=False)
-                if stat.S_ISREG(entry.stat.st_mode) and entry.stat.st_size and entry.stat.st_nlink == 1
-            ]
-            share = _link_one if hard_link else _clone_one
-            total = 0
-            for path, status in files:
-                if hard_link or status.st_size >= _LEAST:
-                    total += share(origin, root, path, status)
-            return total
-    except _CannotShare:
-        return 0
-
-
-class _CannotShare(Exception):
-    """The file system does not do it: trying the other files is no use."""
-
-
-def _clone_one(origin: Root, root: Root, path: bytes, status: os.stat_result) -> int:
-    with _opened(origin, path, status) as source:
-        if source < 0:
-            return 0
-        target = root.open(path, os.O_RDWR | os.O_NOFOLLOW)
-        try:
-            return _dedupe(source, target, status.st_size)
-        finally:
-            os.close(target)
-
-
-def _dedupe(source: int, target: int, size: int) -> int:
-    """Have the kernel share equal blocks of two files; where they differ they stay apart."""
-    done = 0
-    while done < size:
-        request = bytearray(_DEDUPE.pack(done, min(_PIECE, size - done), 1, 0, 0, target, done, 0, 0, 0))
-        try:
-            fcntl.ioctl(source, _FIDEDUPERANGE, request)
-        except OSError as problem:
-            raise _CannotShare from problem
-        *_, shared, outcome, _ = _DEDUPE.unpack(request)
-        if outcome < 0:
-            raise _CannotShare
-        if outcome or not shared:
-            break
-        done += shared
-    return done
-
-
-def _link_one(origin: Root, root: Root, path: bytes, status: os.stat_result) -> int:
-    """Put the other store's file in the place of ours, if it is the same in all that a layer can say."""
-    with _opened(origin, path, status) as source:
-        if source < 0:
-            return 0
-        seen = os.fstat(source)
-        target = root.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        try:
-            if _metadata(seen) != _metadata(status) or not _same(source, target):
-                return 0
-        finally:
-            os.close(target)
-        parent, name = root.open_parent(path)
-        try:
-            before = os.fstat(parent)
-            draft = b".lamella-adopt-" + os.urandom(8).hex().encode()
-            directory = os.open(f"/proc/self/fd/{parent}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                _link(origin, path, directory, draft, seen)
-                os.rename(draft, name, src_dir_fd=directory, dst_dir_fd=directory)
-                os.utime(directory, ns=(before.st_atime_ns, before.st_mtime_ns))
-            finally:
-                os.close(directory)
-        finally:
-            os.close(parent)
-        return status.st_size
-
-
-def _link(origin: Root, path: bytes, directory: int, draft: bytes, seen: os.stat_result) -> None:
-    parent, name = origin.open_parent(path)
-    try:
-        os.link(name, draft, src_dir_fd=parent, dst_dir_fd=directory, follow_symlinks=False)
-    except OSError as problem:
-        raise _CannotShare from problem
-    finally:
-        os.close(parent)
-    if not os.path.samestat(os.stat(draft, dir_fd=directory, follow_symlinks=False), seen):
-        os.unlink(draft, dir_fd=directory)
-        raise _CannotShare
-
-
-@contextmanager
-def _opened(origin: Root, path: bytes, status: os.stat_result) -> Iterator[int]:
-    """Open the other store's file of the same name; -1 if there is none of this size."""
-    try:
-        fd = origin.open(path, _OPEN)
-    except OSError:
-        yield -1
-        return
-    try:
-        seen = os.fstat(fd)
-        yield fd if stat.S_ISREG(seen.st_mode) and seen.st_size == status.st_size else -1
-    finally:
-        os.close(fd)
-
-
-def _metadata(status: os.stat_result) -> tuple[int, ...]:
-    return (status.st_mode, status.st_uid, status.st_gid, status.st_size, status.st_mtime_ns)
-
-
-def _same(first: int, second: int) -> bool:
-    """Compare two files' attributes and content."""
-    if _xattrs(first) != _xattrs(second):
-        return False
-    offset = 0
-    while piece := os.pread(first, 1 << 20, offset):
-        if os.pread(second, len(piece), offset) != piece:
-            return False
-        offset += len(piece)
-    return True
-
-
-def _xattrs(fd: int) -> Mapping[str, bytes]:
-    try:
-        return {name: os.getxattr(fd, name) for name in os.listxattr(fd)}
-    except OSError:
-        return {}

@@ -107,6 +107,7 @@ class _Walk:
         self._inodes: dict[str, tuple[int, int]] = {}
         self._found_links: list[tuple[str, str]] = []
         self._extra: list[tuple[str, os.stat_result]] = []
+        self._behind_links: set[str] = set()
         self.size = 0
         self.damaged = False
 
@@ -205,13 +206,18 @@ class _Walk:
         if kind == stat.S_IFLNK:
             if wanted.size != status.st_size or os.readlink(last, dir_fd=dir_fd) != wanted.target:
                 yield "layer-file-changed", name, "leads elsewhere than it did"
-            elif (status.st_uid, status.st_gid) != wanted.owner[1:]:
+            elif (status.st_uid, status.st_gid) != wanted.owner[1:] and -1 not in wanted.owner:
                 yield "layer-file-changed", name, _owner_text(status, wanted)
             return
         mode, uid, gid = wanted.owner
-        if (status.st_uid, status.st_gid) != (uid, gid):
+        # dockerd gives a file the owner and mode of each further name of it, too.
+        others = self._wanted.link_owners.get(name, ())
+        if (status.st_uid, status.st_gid) not in {(uid, gid), *(other[1:] for other in others)} and -1 not in {
+            uid,
+            gid,
+        }:
             yield "layer-file-changed", name, _owner_text(status, wanted)
-        elif stat.S_IMODE(status.st_mode) != mode:
+        elif stat.S_IMODE(status.st_mode) not in {mode, *(other[0] for other in others)}:
             yield "layer-file-changed", name, f"has mode {stat.S_IMODE(status.st_mode):04o}, not {mode:04o}"
         elif wanted.device != (status.st_rdev if kind in {stat.S_IFCHR, stat.S_IFBLK} else 0):
             yield "layer-file-changed", name, "is another device than it was"
@@ -249,6 +255,7 @@ class _Walk:
                 status = os.stat(last, dir_fd=fd, follow_symlinks=False)
                 # The member lies behind a link of its own layer: the directories on the way are the layer's too.
                 explained |= {(status.st_dev, status.st_ino), _identity(fd)}
+                self._pass_through(root, fd)
                 if wanted.kind != WHITEOUT:
                     yield from self._differs(name, wanted, status, fd, last)
             finally:
@@ -256,16 +263,23 @@ class _Walk:
         except OSError as error:
             if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}:
                 raise
-            if wanted.kind == WHITEOUT and (self._whole_tree or self._replaced(name)):
+            if self._replaced(name) or (wanted.kind == WHITEOUT and self._whole_tree):
                 return
             yield "layer-file-missing", name, f"is missing; it was {_TYPES[wanted.kind]}"
+
+    def _pass_through(self, root: int, fd: int) -> None:
+        """Note by which directories an open one is reached, which may not be those in its member's name."""
+        top, full = os.readlink(f"/proc/self/fd/{root}"), os.readlink(f"/proc/self/fd/{fd}")
+        if full.startswith(f"{top}/"):
+            name = full[len(top) + 1 :]
+            self._behind_links |= {name, *_parents(name)}
 
     def _replaced(self, name: str) -> bool:
         """Tell whether the layer itself put something that is no directory where a name's parent would be."""
         parent = name.rpartition("/")[0]
         while parent:
             above = self._wanted.names.get(parent)
-            if above is not None and above[0] != DIRECTORY:
+            if above is not None and above[0] not in {DIRECTORY, stat.S_IFLNK}:
                 return True
             parent = parent.rpartition("/")[0]
         return False
@@ -278,6 +292,7 @@ class _Walk:
         except OSError:
             yield "layer-file-missing", name, "is missing; it was a directory that hides those below it"
             return
+        self._pass_through(root, fd)
         try:
             if os.getxattr(fd, OPAQUE_XATTR) != b"y":
                 yield "layer-file-changed", name, "does not hide the directories below it any more"
@@ -298,7 +313,7 @@ class _Walk:
         if not self._extra:
             return
         needed = {parent for name in (*self._wanted.names, *self._wanted.opaque) for parent in _parents(name)}
-        needed |= self._wanted.opaque
+        needed |= self._wanted.opaque | self._behind_links
         for name, status in self._extra:
             if stat.S_ISDIR(status.st_mode) and (name in needed or (status.st_dev, status.st_ino) in explained):
                 continue

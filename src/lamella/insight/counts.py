@@ -63,8 +63,8 @@ def count_layers(reader: StoreReader, layers: Sequence[StoredLayer | None], *, l
             break
         if index in missing:
             found[index] = counts
-    new = {
-        layer.chain_id: (layer.directory_id, *counts)
+    new: _Kept = {
+        str(layer.chain_id): (layer.directory_id, counts.added, counts.changed, counts.deleted, counts.directories)
         for index in missing
         if (layer := layers[index]) is not None
         and (counts := found[index]) is not None
@@ -72,7 +72,7 @@ def count_layers(reader: StoreReader, layers: Sequence[StoredLayer | None], *, l
         and layer.chain_id is not None
     }
     if place is not None and new and not tree.problems and all(layer is not None for layer in layers):
-        _keep(place, reader, kept, {str(chain): entry for chain, entry in new.items()})
+        _keep(place, reader, kept, new)
     return Counted(tuple(found), complete, tuple(tree.problems))
 
 

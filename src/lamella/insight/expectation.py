@@ -39,7 +39,7 @@ _KINDS: Final = {
 }
 
 Owner = tuple[int, int, int]
-"""Mode, user, group."""
+"""Mode, user, group; -1 is a user or group that is not to be compared."""
 
 
 class Wanted(NamedTuple):
@@ -67,6 +67,8 @@ class Expectation:
         self.names: dict[str, Wanted] = {}
         self.opaque: set[str] = set()
         self.root: Wanted | None = None
+        self.link_owners: dict[str, list[Owner]] = {}
+        """The owners and modes given with further names of a file."""
         self.tar_size = 0
         """Sum of the sizes of its members."""
         self.irregular = False
@@ -79,7 +81,7 @@ class Expectation:
         if entry.kind is Kind.GLOBAL:
             return
         path = entry.path
-        owner = (entry.mode & 0o7777, entry.uid, entry.gid)
+        owner = (entry.mode & 0o7777, _id(entry.uid), _id(entry.gid))
         self.tar_size += entry.real_size if entry.kind is Kind.REGULAR else 0
         if may_be_whiteout(path):
             self._hide(path)
@@ -92,6 +94,7 @@ class Expectation:
         if entry.kind is Kind.HARD_LINK:
             target = os.fsdecode(entry_path(entry.link))
             self._put(name, Wanted(LINK, owner, 0, target))
+            self.link_owners.setdefault(target, []).append(owner)
         elif entry.kind is Kind.SYMLINK:
             self._put(name, Wanted(stat.S_IFLNK, owner, len(entry.link), os.fsdecode(entry.link)))
         elif entry.kind is Kind.CHARACTER and not entry.major and not entry.minor:
@@ -236,9 +239,14 @@ def _is_clean(name: str) -> bool:
     )
 
 
+def _id(number: int) -> int:
+    """Return a user's or group's number, -1 for one that the kernel does not take as such."""
+    return number if 0 <= number < (1 << 32) - 1 else -1
+
+
 def _owner(raw: bytes) -> Owner:
     try:
-        return parse_number(raw[:8]) & 0o7777, parse_number(raw[8:16]), parse_number(raw[16:24])
+        return parse_number(raw[:8]) & 0o7777, _id(parse_number(raw[8:16])), _id(parse_number(raw[16:24]))
     except InvalidArgument as problem:
         raise Odd from problem
 

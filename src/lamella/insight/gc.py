@@ -27,7 +27,7 @@ class Candidate(NamedTuple):
     created: int = 0
     last_used: int = 0
     """When it was last used or came into the store; nanoseconds since the epoch, as `created`."""
-    labels: Mapping[str, str] = {}  # noqa: RUF012 - never changed
+    labels: Mapping[str, str] = {}
     holds: frozenset[str] = frozenset()
     """The things that it needs."""
 
@@ -40,7 +40,7 @@ class Stock(NamedTuple):
     """Bytes on the disk of each thing."""
     held: frozenset[str] = frozenset()
     """Things that others than images need."""
-    used: Mapping[str, str] = {}  # noqa: RUF012 - never changed
+    used: Mapping[str, str] = {}
     """Images that containers use, and the name of one."""
     total: int = 0
     """Bytes on the disk of everything in the store."""
@@ -59,6 +59,18 @@ class Step(NamedTuple):
     """The things that go with them."""
     bytes: int
     last_used: int
+
+
+class Done(NamedTuple):
+    """What became of one step."""
+
+    step: Step
+    removed: Sequence[str]
+    """Images."""
+    bytes: int
+    """What their removal freed."""
+    skipped: str
+    """Why something of the step was left out, else empty."""
 
 
 class Kept(NamedTuple):
@@ -296,8 +308,8 @@ def _newest(stock: Stock, policy: Policy) -> dict[str, str]:
     found: dict[str, str] = {}
     for repository, images in repositories.items():
         images.sort(key=lambda image: (image.created, image.last_used, image.id), reverse=True)
-        for image in list(dict.fromkeys(image.id for image in images))[: policy.keep]:
-            found.setdefault(image, f"among the newest {policy.keep} of {repository}")
+        for newest in list(dict.fromkeys(image.id for image in images))[: policy.keep]:
+            found.setdefault(newest, f"among the newest {policy.keep} of {repository}")
     return found
 
 

@@ -32,6 +32,15 @@ class Folder:
         self.leaves: dict[bytes, Leaf] = {}
         self.size = self.hidden = self.wasted = self.files = 0
 
+    def count(self, size: int, *, hidden: bool, wasted: bool) -> None:
+        """Add a file that is somewhere below."""
+        self.size += size
+        self.files += 1
+        if hidden:
+            self.hidden += size
+        if wasted:
+            self.wasted += size
+
     def find(self, parts: Sequence[bytes]) -> Folder:
         """Return the directory at a path.  Raises NotFound."""
         found = self
@@ -82,10 +91,13 @@ class Item(NamedTuple):
 
 
 def list_items(folder: Folder, *, most: int = SHOWN, below: int = SHOWN_BELOW) -> tuple[Item, ...]:
-    """Return what is in a directory, the largest first; beyond *most* the rest is one item."""
+    """Return what is in a directory, the largest first; beyond *most* the rest is one item.
+
+    A directory with nothing but another directory in it is told by the longer name.
+    """
+    folders = dict(_long_names(folder))
     items = [
-        Item(name, "directory", each.size, each.hidden, each.wasted, each.files)
-        for name, each in folder.folders.items()
+        Item(name, "directory", each.size, each.hidden, each.wasted, each.files) for name, each in folders.items()
     ]
     items += [
         Item(
@@ -103,7 +115,7 @@ def list_items(folder: Folder, *, most: int = SHOWN, below: int = SHOWN_BELOW) -
     items.sort(key=lambda item: (-item.size, item.name))
     rest = items[most:]
     shown = [
-        item._replace(items=list_items(folder.folders[item.name], most=below, below=0))
+        item._replace(items=list_items(folders[item.name], most=below, below=0))
         if below and item.kind == "directory"
         else item
         for item in items[:most]
@@ -112,6 +124,14 @@ def list_items(folder: Folder, *, most: int = SHOWN, below: int = SHOWN_BELOW) -
         sums = [sum(getattr(item, field) for item in rest) for field in ("size", "hidden", "wasted", "files")]
         shown.append(Item(b"", "rest", *sums))
     return tuple(shown)
+
+
+def _long_names(folder: Folder) -> Iterator[tuple[bytes, Folder]]:
+    for name, below in folder.folders.items():
+        while len(below.folders) == 1 and not below.leaves:
+            ((last, below),) = below.folders.items()  # noqa: PLW2901 - down to where it branches
+            name += b"/" + last  # noqa: PLW2901
+        yield name, below
 
 
 def read_layer_files(reader: StoreReader, layer_id: str, stack: str) -> LayerFiles:
@@ -187,9 +207,13 @@ def _wasted(
 
 
 def stacks_above(reader: StoreReader, layer: StoredLayer) -> set[tuple[str, ...]]:
-    """Return what images have above a layer, each once."""
+    """Return what images have above a layer, each once; the steps of builds, which have no name, are not asked."""
     found: set[tuple[str, ...]] = set()
-    for image in reader.images():
+    images = reader.images()
+    parents = {image.parent for image in images}
+    for image in images:
+        if not image.names and not image.digests and image.id in parents:
+            continue
         if layer.id in image.layers:
             found.add(image.layers[image.layers.index(layer.id) + 1 :])
         elif layer.chain_id is not None and layer.chain_id in chain_ids(image.config.diff_ids):
@@ -213,20 +237,10 @@ def _collect(found: _Files, wasted: set[bytes], start: int) -> Folder:
     for path, (size, fate, by) in found.items():
         *parents, name = path.split(b"/")
         lost = path in wasted
-        for folder in _walk(root, parents):
-            folder.size += size
-            folder.files += 1
-            if fate:
-                folder.hidden += size
-            if lost:
-                folder.wasted += size
-            last = folder
-        last.leaves[name] = Leaf(size, fate, None if by is None else start + by + 1, lost)
+        folder = root
+        folder.count(size, hidden=bool(fate), wasted=lost)
+        for parent in parents:
+            folder = folder.folders.setdefault(parent, Folder())
+            folder.count(size, hidden=bool(fate), wasted=lost)
+        folder.leaves[name] = Leaf(size, fate, None if by is None else start + by + 1, lost)
     return root
-
-
-def _walk(root: Folder, parents: Sequence[bytes]) -> Iterator[Folder]:
-    yield root
-    for name in parents:
-        root = root.folders.setdefault(name, Folder())
-        yield root

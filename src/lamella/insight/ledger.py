@@ -157,7 +157,7 @@ class Accounts:
         return self._index
 
     _indexed = -1
-    _index: Mapping[tuple[str, str], list[Owner]] = {}  # noqa: RUF012 - replaced, never changed
+    _index: Mapping[tuple[str, str], list[Owner]] = {}
 
 
 def count(reader: StoreReader, remembered: Remembered, *, recount: bool = False) -> Accounts:
@@ -215,8 +215,6 @@ def _walk(accounts: Accounts, claims: Claims, measured: Mapping[str, Use]) -> No
             known = measured.get(path)
             if known is not None:
                 accounts.add(mine, known.bytes, known.inodes, known.links)
-                if not known.whole:
-                    accounts.mounted.append(path)
             elif status.st_dev != accounts.device:
                 accounts.mounted.append(path)
             elif not stat.S_ISDIR(status.st_mode):
@@ -235,10 +233,12 @@ def _walk(accounts: Accounts, claims: Claims, measured: Mapping[str, Use]) -> No
                 accounts.add(mine, use.bytes, use.inodes, use.links)
     for path, use in measure_all(list(whole), accounts.device):
         accounts.add(whole[path], use.bytes, use.inodes, use.links)
-        if not use.whole:
+        if not use.whole and whole[path].section not in _MERGED:
             accounts.mounted.append(path)
 
 
+# What is mounted there are views of layers, which have been counted where they lie.
+_MERGED = frozenset({"containers", "build"})
 _LARGE = frozenset({"containers", "volumes", "build", "blobs", "unaccounted", "engine"})
 
 

@@ -122,10 +122,11 @@ def parse_policy(raw: bytes, source: str) -> Policy:
 
     try:
         text = raw.decode("utf-8")
-        table = tomllib.loads(text)
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise PolicyError(f"{source}, line {line}: not UTF-8") from error
+    try:
+        table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         match = re.search(r"\(at line ([0-9]+), column [0-9]+\)", str(error))
         line = int(match[1]) if match else text.count("\n") + 1

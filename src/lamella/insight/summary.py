@@ -27,7 +27,7 @@ class SectionUse(NamedTuple):
 
     section: str
     title: str
-    count: int
+    items: int
     bytes: int
     inodes: int
     reclaimable: int

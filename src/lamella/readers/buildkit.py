@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lamella.errors import DataLoss, NotFound
 from lamella.model.digest import PREFIX, ChainID, DiffID, Digest, hex_of, is_hex64
 from lamella.model.ids import is_cache_id
 from lamella.readers.base import StoredLayer
-from lamella.readers.bolt import Bolt, Bucket
 from lamella.store.smallfiles import is_directory
+
+if TYPE_CHECKING:
+    from lamella.readers.bolt import Bucket
 
 
 class _Snapshot(NamedTuple):
@@ -63,6 +65,8 @@ class BuildSnapshots:
         if self._read is None:
             self._read = {}
             if is_directory(self._directory):
+                from lamella.readers.bolt import Bolt
+
                 try:
                     file = Bolt.open(self._directory / "snapshots.db")
                     self._read = {name: _snapshot(name, bucket) for name, bucket in file.root.buckets()}

@@ -349,11 +349,6 @@ class ContainerdReader(WholeCatalogue):
         return tuple(found)[::-1]
 
 
-def is_containerd_root(root: Path) -> bool:
-    """Tell whether containerd's catalogue lies in *root*."""
-    return is_directory(root / _CATALOGUE) and (root / _CATALOGUE / "meta.db").is_file()
-
-
 def _references(name: str, digest: str) -> list[str]:
     """Return the references that an image's name stands for: itself, and its repository at the digest it leads to."""
     if name.startswith(PREFIX):  # Kubernetes' second entry for the config's digest

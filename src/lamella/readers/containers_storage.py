@@ -312,11 +312,6 @@ def big_data_name(key: str) -> str:
     return "=" + base64.b64encode(key.encode()).decode("ascii")
 
 
-def is_containers_storage(root: Path) -> bool:
-    """Tell whether a driver that lamella knows has kept images or layers in *root*."""
-    return bool(_candidates(root))
-
-
 def _candidates(root: Path) -> list[str]:
     return [name for name in _DRIVERS if is_directory(root / f"{name}-layers")]
 

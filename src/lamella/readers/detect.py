@@ -26,15 +26,22 @@ def open_reader(path: Path) -> StoreReader:
     """
     if not os.path.isdir(path):
         raise NotFound(f"{path}: {'not a directory' if os.path.lexists(path) else 'no such directory'}")
-    from lamella.readers import containerd, containers_storage, docker
+    # Each kind's module is loaded only where that kind is.
+    if any(is_directory(path / name) for name in ("overlay-layers", "vfs-layers")):
+        from lamella.readers.containers_storage import ContainersStorageReader
 
-    if containers_storage.is_containers_storage(path):
-        return containers_storage.ContainersStorageReader(path)
-    if containerd.is_containerd_root(path):
-        return containerd.ContainerdReader(path)
+        return ContainersStorageReader(path)
+    if _is_containerd(path):
+        from lamella.readers.containerd import ContainerdReader
+
+        return ContainerdReader(path)
+    from lamella.readers import docker
+
     own = path / "containerd" / "daemon"
-    if not docker.has_images(path) and is_directory(path / "containerd") and containerd.is_containerd_root(own):
-        reader = containerd.ContainerdReader(own, docker=path)
+    if not docker.has_images(path) and is_directory(path / "containerd") and _is_containerd(own):
+        from lamella.readers.containerd import ContainerdReader
+
+        reader = ContainerdReader(own, docker=path)
         if reader.images() or not docker.is_docker_root(path):
             return reader
     if docker.is_docker_root(path):
@@ -48,3 +55,8 @@ def open_reader(path: Path) -> StoreReader:
     raise NotFound(
         f"{path}: no store here: neither Docker's (image/overlay2) nor Podman's (overlay-layers) nor containerd's"
     )
+
+
+def _is_containerd(root: Path) -> bool:
+    catalogue = root / "io.containerd.metadata.v1.bolt"
+    return is_directory(catalogue) and (catalogue / "meta.db").is_file()

@@ -67,5 +67,12 @@ class LastUse:
                     found[f"sha256:{name}"] = os.lstat(self.directory / name).st_mtime_ns
         return found
 
+    def read_one(self, image: str) -> int:
+        """Return the time of one image's last use, 0 if it has no stamp."""
+        try:
+            return os.lstat(self.directory / hex_of(image)).st_mtime_ns
+        except OSError:
+            return 0
+
     def _open(self) -> int:
         return os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -8,7 +8,8 @@ Commit point: the rename of a new ``repositories.json``; one rename sets any num
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from pathlib import Path
 
 from lamella.errors import DataLoss, InvalidArgument, NotFound
 from lamella.fs.atomic import write_file
@@ -17,7 +18,7 @@ from lamella.model.documents import decode_document
 from lamella.model.gojson import encode
 from lamella.model.reference import Reference, parse_reference
 from lamella.store.dataroot import DataRoot
-from lamella.store.smallfiles import find_small
+from lamella.store.smallfiles import find_small, read_small
 
 _LIMIT = 64 << 20
 _Repositories = dict[str, dict[str, str]]
@@ -115,13 +116,30 @@ class Tags:
             ) from error
 
     def _store(self, repositories: _Repositories) -> None:
-        document = {
-            "Repositories": {
-                name: dict(sorted(entries.items(), key=_bytewise))
-                for name, entries in sorted(repositories.items(), key=_bytewise)
-            }
+        write_file(self._path, _encode(repositories), mode=0o600)
+
+
+def shrunk_size(path: Path, images: Container[str]) -> int:
+    """Return the length that the file *path* would have without the references of these images.
+
+    Raises FileNotFoundError, InvalidArgument for a file that cannot be read.
+    """
+    repositories = _parse(decode_document(read_small(path, _LIMIT), limit=_LIMIT, what=path.name))
+    left = {
+        name: {key: value for key, value in entries.items() if value not in images}
+        for name, entries in repositories.items()
+    }
+    return len(_encode({name: entries for name, entries in left.items() if entries or not repositories[name]}))
+
+
+def _encode(repositories: _Repositories) -> bytes:
+    document = {
+        "Repositories": {
+            name: dict(sorted(entries.items(), key=_bytewise))
+            for name, entries in sorted(repositories.items(), key=_bytewise)
         }
-        write_file(self._path, encode(document), mode=0o600)
+    }
+    return encode(document)
 
 
 def _bytewise(item: tuple[str, object]) -> bytes:

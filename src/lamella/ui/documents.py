@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -29,6 +28,7 @@ Document = dict[str, Any]
 MOST_COLUMNS: Final = 200
 MOST_NAMES: Final = 60
 _KEPT_FILES: Final = 6
+_LETTERS: Final = {"layer": "l", "loose": "l", "missing": "m", "image": "i", "init": "c", "writable": "c", "container": "c"}
 
 
 class Documents:
@@ -71,6 +71,20 @@ class Documents:
             "columns": len(layout.columns),
             "height": layout.height,
             "boxes": [_box(now, number, layout.boxes[number]) for number in window(layout, start, end)],
+        }
+
+    def overview(self, wanted: str = "", *, steps: bool = False) -> Document:
+        """Return all boxes as bare shapes: column, span, bottom, height, a letter for the kind, how many share it."""
+        now = self._watch.now()
+        layout = now.layout(wanted, steps=steps)
+        return {
+            "version": now.stamp,
+            "columns": len(layout.columns),
+            "height": layout.height,
+            "boxes": [
+                (box.column, box.span, box.bottom, box.height, _LETTERS[box.kind], len(now.holders.get(box.id, ())))
+                for box in layout.boxes
+            ],
         }
 
     def place(self, kind: str, identity: str, wanted: str = "", *, steps: bool = False) -> Document:
@@ -193,7 +207,13 @@ class Documents:
             "log": None if container.log is None else str(container.log),
             "volumes": container.volumes,
             "layers": [
-                {"id": layer.id, "role": layer.role, "size": layer.size, "directory": str(layer.directory)}
+                {
+                    "id": layer.id,
+                    "role": layer.role,
+                    "size": layer.size,
+                    "directory": str(layer.directory),
+                    "label": self._step(now, layer),
+                }
                 for layer in reversed(layers)
                 if layer is not None
             ],
@@ -241,14 +261,14 @@ class Documents:
                     "role": version.layer.role,
                     "file": str(version.layer.directory / os.fsdecode(version.path)).encode(errors="replace").decode(),
                     "step": self._step(now, version.layer),
-                    "holders": _holders(version.holders),
+                    "holders": _holders(now, version.holders),
                     "count": len(version.holders),
                 }
                 for version in found.versions
             ],
-            "absent": _holders(found.absent),
+            "absent": _holders(now, found.absent),
             "absent_count": len(found.absent),
-            "unreadable": [{**_holder(holder), "why": why} for holder, why in found.unreadable[:MOST_NAMES]],
+            "unreadable": [{**_holder(now, holder), "why": why} for holder, why in found.unreadable[:MOST_NAMES]],
         }
 
     # ------------------------------------------------------------------------------------------------ internals
@@ -307,7 +327,7 @@ def _box(now: Snapshot, number: int, box: Box) -> Document:
 def _item(item: Item, *, known: bool) -> Document:
     document: Document = {
         "name": _shown(item.name),
-        "ref": quote(item.name, safe=""),
+        "ref": quote(item.name),
         "kind": item.kind,
         "size": item.size,
         "hidden": item.hidden,
@@ -325,13 +345,17 @@ def _named(image: ImageRecord) -> Document:
     return {"id": image.id, "name": image.names[0] if image.names else ""}
 
 
-def _holder(holder: Holder) -> Document:
-    return {"kind": holder.kind, "id": holder.id, "name": holder.name}
+def _holder(now: Snapshot, holder: Holder) -> Document:
+    document: Document = {"kind": holder.kind, "id": holder.id, "name": holder.name}
+    container = now.containers.get(holder.id)
+    if container is not None:
+        document["status"] = container.status
+    return document
 
 
-def _holders(holders: Sequence[Holder]) -> list[Document]:
+def _holders(now: Snapshot, holders: Sequence[Holder]) -> list[Document]:
     ordered = sorted(holders, key=lambda holder: (holder.kind, not holder.name, holder.name))
-    return [_holder(holder) for holder in ordered[:MOST_NAMES]]
+    return [_holder(now, holder) for holder in ordered[:MOST_NAMES]]
 
 
 def _shown(name: bytes) -> str:

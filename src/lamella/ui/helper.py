@@ -86,6 +86,15 @@ def _serve(channel: socket.socket, answers: Mapping[str, Answer]) -> NoReturn:  
         os._exit(0)
 
 
+def _named(value: Any) -> Any:
+    """Turn named tuples, at any depth, into mappings of their fields."""
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return {name: _named(each) for name, each in zip(value._fields, value, strict=True)}
+    if isinstance(value, (list, tuple)):
+        return [_named(each) for each in value]
+    return value
+
+
 def store_answers(root: Path) -> Mapping[str, Answer]:
     """Return what the page's helper can be asked of the store at *root*."""
 
@@ -95,8 +104,9 @@ def store_answers(root: Path) -> Mapping[str, Answer]:
         return check_store(root, deep=deep).to_document()
 
     def ledger() -> Mapping[str, Any]:
-        from lamella.engine.accounting import ledger_document
+        from lamella.engine.ledger import read_ledger
 
-        return ledger_document(root)
+        document: Mapping[str, Any] = _named(read_ledger(root))
+        return document
 
     return {"check": check, "ledger": ledger}

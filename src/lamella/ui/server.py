@@ -74,20 +74,22 @@ class PageServer(ThreadingHTTPServer):
         """The page's address, with the secret."""
         return f"http://{LOOPBACK}:{self.port}/{self.secret}/"
 
-    def server_bind(self) -> None:  # type: ignore[explicit-override]
-        # Not HTTPServer's, which asks for the machine's name.
+    def server_bind(self) -> None:  # type: ignore[explicit-override]  # override() came with Python 3.12
+        """Bind without asking for the machine's name, which may take a resolver's patience."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = LOOPBACK, self.port
 
     def process_request(self, request: Any, client_address: Any) -> None:  # type: ignore[explicit-override]
+        """Answer in a thread, or hang up on whoever comes while there are too many."""
         if not self.room.acquire(blocking=False):
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:  # type: ignore[explicit-override]
+        """Answer one connection and make room for another."""
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -131,13 +133,13 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._file(name or "index.html")
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 - the base class's names, here and below
 
     def _refuse_method(self) -> None:
         self.close_connection = True
         self._send(HTTPStatus.METHOD_NOT_ALLOWED, b"this page only reads\n", "text/plain; charset=utf-8")
 
-    do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = _refuse_method
+    do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = _refuse_method  # noqa: N815
 
     def _refusal(self) -> HTTPStatus | None:
         """Say why not, None if the request is the page's own."""
@@ -148,7 +150,9 @@ class Handler(BaseHTTPRequestHandler):
         origin = self.headers.get("Origin")
         if origin is not None and origin != f"http://{hosts[0].lower()}":
             return HTTPStatus.FORBIDDEN
-        if self.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
+        # A browser may be led here from elsewhere, as by a bookmark; other pages may not ask behind its back.
+        led = self.headers.get("Sec-Fetch-Dest") == "document"
+        if not led and self.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
             return HTTPStatus.FORBIDDEN
         parts = urlsplit(self.path).path.split("/", 2)
         told = parts[1] if len(parts) == 3 else ""
@@ -164,12 +168,9 @@ class Handler(BaseHTTPRequestHandler):
         self._send(HTTPStatus.OK, content, _TYPES[name[name.rindex(".") :]])
 
     def _answer(self, name: str, question: Question) -> None:
-        answer = ANSWERS.get(name)
         status = HTTPStatus.OK
         try:
-            if answer is None:
-                raise NotFound(f"there is no api/{name}")
-            document = answer(self.server, question)
+            document = ANSWERS.get(name, _nothing)(self.server, question)
         except (LamellaError, OSError) as error:
             status = _status(error)
             document = {"error": str(error)}
@@ -245,6 +246,10 @@ def _on(question: Question, key: str) -> bool:
     return question.get(key, "") in {"1", "true"}
 
 
+def _nothing(_server: PageServer, _question: Question) -> Mapping[str, Any]:
+    raise NotFound("the page has no such part")
+
+
 def _stacks(server: PageServer, question: Question) -> Mapping[str, Any]:
     start = _number(question, "from", 0)
     return server.documents.stacks(
@@ -261,6 +266,9 @@ def _place(server: PageServer, question: Question) -> Mapping[str, Any]:
 ANSWERS: Final[Mapping[str, Callable[[PageServer, Question], Mapping[str, Any]]]] = {
     "store": lambda server, _: server.documents.store(),
     "stacks": _stacks,
+    "overview": lambda server, question: server.documents.overview(
+        question.get("filter", ""), steps=_on(question, "steps")
+    ),
     "place": _place,
     "image": lambda server, question: server.documents.image(question.get("id", "")),
     "layer": lambda server, question: server.documents.layer(question.get("id", "")),

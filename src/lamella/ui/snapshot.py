@@ -69,12 +69,14 @@ class Snapshot:
 
     @cached_property
     def holders(self) -> Mapping[str, tuple[str, ...]]:
-        """The images that have each layer, those with a name first."""
+        """The images that have each layer, those with a name first; steps of builds only where no other image has it."""
         found: dict[str, list[str]] = {}
+        steps: dict[str, list[str]] = {}
         for image in sorted(self.images.values(), key=lambda image: (not image.names, image.names, image.id)):
+            target = steps if image.id in self.hidden_steps else found
             for block in self.chain(image):
-                found.setdefault(block.id, []).append(image.id)
-        return {layer: tuple(images) for layer, images in found.items()}
+                target.setdefault(block.id, []).append(image.id)
+        return {layer: tuple(images) for layer, images in (steps | found).items()}
 
     @cached_property
     def hidden_steps(self) -> frozenset[str]:

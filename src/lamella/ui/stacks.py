@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 Kind = Literal["layer", "missing", "image", "init", "writable", "container", "loose"]
-_HEIGHTS: Final[Mapping[str, int]] = {"image": 34, "container": 34, "loose": 26, "init": 20, "missing": 30}
+_HEIGHTS: Final[Mapping[str, int]] = {"image": 46, "container": 46, "loose": 28, "init": 22, "missing": 46}
 _LOWEST: Final = 26
 _PER_DOUBLING: Final = 5
 _UNIT: Final = 64 << 10

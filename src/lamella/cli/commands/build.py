@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamella.cli.buildflags import RUN_FLAGS, read_agents, read_limits, read_secrets
-from lamella.cli.buildview import STYLES, showing
 from lamella.cli.command import Command
 from lamella.cli.flags import Flag, Values
 from lamella.cli.outputflags import OUTPUT_FLAGS, read_outputs
 from lamella.cli.registries import read_registries
-from lamella.cli.runflags import read_pairs
 from lamella.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from lamella.cli.buildview import View
+    from collections.abc import Callable
+
     from lamella.cli.context import Context
+    from lamella.engine.builds import BuildEvent
     from lamella.engine.images import Image
+    from lamella.model.progress import Reporter
+
+_STYLES = ("auto", "plain", "tty", "quiet")
 
 
 def run(context: Context, flags: Values, arguments: list[str]) -> int:
@@ -50,8 +53,15 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
     if jobs is not None and jobs < 0:
         raise InvalidArgument(f"invalid value {jobs} for --jobs: give a number of stages, or 0 for any number")
     outputs = read_outputs(context, flags)
-    with showing("quiet" if quiet else style, context.output, context.environment) as view:
-        image = _build(context, flags, source, tags, dockerfile, timestamp, outputs, view)
+    if quiet or style == "quiet":
+        from lamella.model.progress import silent
+
+        image = _build(context, flags, source, tags, dockerfile, timestamp, outputs, None, silent)
+    else:
+        from lamella.cli.buildview import showing
+
+        with showing(style, context.output, context.environment) as view:
+            image = _build(context, flags, source, tags, dockerfile, timestamp, outputs, view.report, view.pulls)
     if flags.text("iidfile"):
         Path(flags.text("iidfile")).write_text(image.id, encoding="ascii")
     if quiet:
@@ -67,14 +77,15 @@ def _build(
     dockerfile: Path | bytes | None,
     timestamp: int | None,
     outputs: Sequence[str],
-    view: View,
+    report: Callable[[BuildEvent], None] | None,
+    pull_report: Reporter,
 ) -> Image:
     return context.store().build(
         sys.stdin.buffer if source == "-" else source,
         tags=tags,
         dockerfile=dockerfile,
         build_args=read_build_args(context, flags.many("build-arg")),
-        labels=read_pairs(flags.many("label"), ()),
+        labels={key: value for key, _, value in (text.partition("=") for text in flags.many("label"))},
         target=flags.text("target"),
         network=flags.text("network"),
         platform=flags.text("platform"),
@@ -92,8 +103,8 @@ def _build(
         no_cache_filter=[name for text in flags.many("no-cache-filter") for name in text.split(",") if name],
         pull=flags.on("pull"),
         registries=read_registries(context),
-        pull_report=view.pulls,
-        report=view.report,
+        pull_report=pull_report,
+        report=report,
     )
 
 
@@ -111,8 +122,8 @@ def _read_timestamp(context: Context, flags: Values) -> int | None:
 
 def _read_style(flags: Values) -> str:
     style = flags.text("progress")
-    if style not in STYLES:
-        raise InvalidArgument(f"invalid value {style!r} for --progress: choose {', '.join(STYLES)}")
+    if style not in _STYLES:
+        raise InvalidArgument(f"invalid value {style!r} for --progress: choose {', '.join(_STYLES)}")
     return style
 
 

@@ -19,6 +19,7 @@ from lamella.insight.mending.base import Bench, Hopeless, Plan
 from lamella.insight.survey import RawContainer, Survey
 from lamella.linux.libc import exchange
 from lamella.model.digest import ChainID, ImageID
+from lamella.model.documents import decode_object
 from lamella.model.gojson import encode
 from lamella.model.ids import CacheID, ContainerID, is_link_id, new_link_id, parse_container_name
 from lamella.store.containerdb import CONFIG, HOST_CONFIG, new_record
@@ -39,9 +40,7 @@ def mend_config(bench: Bench, finding: Finding) -> Plan:
     other = _found_elsewhere(survey, container)
     if other is not None:
         text = f"take the record of container {container.id[:12]} from the directory of another"
-        return Plan(
-            text, lambda: exchange(os.fspath(path), os.fspath(other)) if path.exists() else os.rename(other, path)
-        )
+        return Plan(text, lambda: _change_places(path, other))
     document = _completed(survey, container)
     if document is None:
         document = _rebuilt(survey, container)
@@ -55,6 +54,23 @@ def _keep(bench: Bench, finding: Finding, path: Path, raw: bytes) -> None:
     """Write a document; the old one goes to quarantine, it may tell more to a person than to us."""
     bench.aside_if_there(finding, path)
     write_file(path, raw, mode=0o600)
+
+
+def _change_places(path: Path, other: Path) -> None:
+    """Put a record in its place; what is there goes to where the record was."""
+    if not os.path.lexists(path):
+        os.rename(other, path)
+    elif _owner_in(other) == path.parent.name:
+        exchange(os.fspath(path), os.fspath(other))
+    fsync_dir(path.parent)
+    fsync_dir(other.parent)
+
+
+def _owner_in(path: Path) -> str:
+    try:
+        return str(decode_object(read_small(path, _LIMIT), limit=_LIMIT, what=CONFIG).get("ID"))
+    except (LamellaError, OSError):
+        return ""
 
 
 def _found_elsewhere(survey: Survey, container: RawContainer) -> Path | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lamella.changeset.tarsplit import reassemble
 from lamella.errors import InvalidArgument, LamellaError
+from lamella.fs.atomic import fsync_dir
 from lamella.fs.usage import layer_size
 from lamella.insight.checks.images import find_parents
 from lamella.insight.contents import Task, check_contents
@@ -228,7 +229,7 @@ def publish_record(
     survey: Survey, draft: Path, chain: ChainID, parent: ChainID | None, diff: DiffID, name: CacheID, size: int
 ) -> None:
     """Finish a record that holds its tar-split already, and put it in its place."""
-    from lamella.fs.atomic import fsync_dir, sync_filesystem
+    from lamella.fs.atomic import sync_filesystem
     from lamella.store.layerdb import Layer, write_record
 
     write_record(draft, Layer(chain, diff, parent, name, size))
@@ -256,8 +257,15 @@ def mend_config(bench: Bench, finding: Finding) -> Plan:
         if image.id != wanted and digest_of(raw) == wanted:
             path = bench.survey.images[wanted].path
             text = f"take the config of image {wanted[7:19]} from the file of image {image.id[7:19]}"
-            return Plan(text, partial(exchange, os.fspath(path), os.fspath(image.path)))
+            return Plan(text, partial(_change_places, wanted, path, image.path))
     raise Hopeless("its config is not under another name either")
+
+
+def _change_places(wanted: ImageID, path: Path, other: Path) -> None:
+    """Put a config in its place; what is there goes to where the config was."""
+    if digest_of(read_small(other, CONFIG_LIMIT)) == wanted:
+        exchange(os.fspath(path), os.fspath(other))
+        fsync_dir(path.parent)
 
 
 def mend_note(bench: Bench, finding: Finding) -> Plan:

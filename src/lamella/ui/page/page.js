@@ -1,0 +1,128 @@
+// The page as a whole: which view is shown, what is open, keys, and following the store.
+
+import { ask, count, shown } from "./kit.js";
+import { Inspector } from "./inspector.js";
+import { Stacks } from "./stacks.js";
+import { Check, Find, Ledger } from "./views.js";
+
+const $ = (id) => document.getElementById(id);
+const VIEWS = ["stacks", "find", "ledger", "check"];
+
+const stacks = new Stacks($("sheet"), $("ground"), $("overview"), { onCount: (columns) => { $("counts").textContent = stacks.filter ? count(columns, "match").replace("matchs", "matches") : totals; } });
+const inspector = new Inspector($("inspector"), { onClose: () => closePanel() });
+const find = new Find($("find-form"), $("path"), $("found"));
+const ledger = new Ledger($("ledger"));
+new Check($("check-run"), $("deep"), $("findings"));
+let totals = "";
+let view = "";
+
+function route() {
+  const [name, ...rest] = location.hash.slice(1).split("/").map(decode);
+  const wanted = VIEWS.includes(name) ? name : "stacks";
+  const changed = wanted !== view;
+  view = wanted;
+  for (const each of VIEWS) $(`view-${each}`).hidden = each !== view;
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.dataset.view === view) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
+  }
+  if (view === "stacks") openPanel(rest);
+  if (view === "find") { find.run(rest.join("/")); if (changed) $("path").focus(); }
+  if (view === "ledger" && changed) ledger.run();
+}
+
+function decode(text) {
+  try { return decodeURIComponent(text); } catch { return text; }
+}
+
+async function openPanel([kind, id, stack]) {
+  if (!["layer", "image", "container"].includes(kind) || !id) {
+    inspector.close();
+    stacks.select(null);
+    return;
+  }
+  stacks.select(kind, id);
+  const focus = inspector.element.hidden === false && inspector.element.contains(document.activeElement);
+  await inspector.open(kind, id, stack || "", { focus });
+  await stacks.reveal(kind, id).catch(() => {});
+}
+
+function closePanel() {
+  history.pushState(null, "", "#stacks");
+  route();
+  const held = stacks.cursor && stacks.elements.get(stacks.cursor.number);
+  if (held) held.focus(); else $("sheet").querySelector("[tabindex='0']")?.focus();
+}
+
+async function refresh() {
+  let store;
+  try {
+    store = await ask("store");
+  } catch (error) {
+    offline(error.message);
+    return;
+  }
+  document.title = `${store.root} – lamella`;
+  $("root").textContent = `\u200e${shown(store.root)}`;
+  $("root").title = shown(store.root);
+  $("kind").textContent = `${{ docker: "Docker", "containers-storage": "Podman", containerd: "containerd" }[store.kind] || store.kind} · ${store.driver}`;
+  totals = [count(store.images, "image"), count(store.layers, "layer"), count(store.containers, "container")].join(" · ");
+  await stacks.refresh();
+  if (view === "stacks" && inspector.shown) await inspector.open(...inspector.shown.split(" "));
+  if (view === "find" && find.path) find.run(find.path);
+  if (view === "ledger") ledger.run();
+  document.documentElement.dataset.version = store.version;
+}
+
+function online() {
+  $("live").className = "live on";
+  $("live-text").textContent = "live";
+}
+
+function offline(text) {
+  $("live").className = "live off";
+  $("live-text").textContent = shown(text);
+}
+
+function follow() {
+  const events = new EventSource("api/events");
+  let turn = Promise.resolve();
+  events.onmessage = (event) => {
+    if (event.data === "gone") { offline("the store is gone"); return; }
+    online();
+    turn = turn.then(refresh).catch(() => {});
+  };
+  events.onerror = () => offline("not connected");
+}
+
+let typing = 0;
+$("filter").addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(() => { stacks.filter = $("filter").value.trim(); $("sheet").scrollLeft = 0; stacks.cursor = null; stacks.refresh(); }, 120);
+});
+$("filter").addEventListener("keydown", (event) => {
+  if (event.key === "ArrowDown" || event.key === "Enter") { event.preventDefault(); $("sheet").querySelector(".box[tabindex='0']")?.focus(); }
+});
+$("steps").addEventListener("change", () => { stacks.steps = $("steps").checked; stacks.refresh(); });
+for (const button of document.querySelectorAll("[data-zoom]")) {
+  button.addEventListener("click", () => {
+    for (const each of document.querySelectorAll("[data-zoom]")) each.setAttribute("aria-pressed", String(each === button));
+    stacks.setZoom(Number(button.dataset.zoom));
+  });
+}
+$("help-button").addEventListener("click", () => $("help").showModal());
+addEventListener("hashchange", route);
+addEventListener("popstate", route);
+addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.altKey || event.metaKey || $("help").open) return;
+  const writing = event.target.matches("input:not([type=checkbox]), select, textarea");
+  if (event.key === "Escape") {
+    if (writing) event.target.blur(); else if (!$("inspector").hidden) closePanel();
+    return;
+  }
+  if (writing) return;
+  if (VIEWS[event.key - 1]) location.hash = VIEWS[event.key - 1];
+  else if (event.key === "/") { event.preventDefault(); (view === "find" ? $("path") : $("filter")).focus(); if (view !== "find" && view !== "stacks") location.hash = "stacks"; }
+  else if (event.key === "?") $("help").showModal();
+});
+route();
+follow();

@@ -1,0 +1,151 @@
+// Files of a layer by size: nested boxes, to be entered; what the layers above hide is hatched.
+
+import { ask, count, el, shown, size } from "./kit.js";
+
+// Split a rectangle among weights, keeping the pieces near to square.
+export function squarify(weights, left, top, width, height) {
+  const places = [];
+  let rest = weights.reduce((sum, each) => sum + each, 0);
+  let start = 0;
+  while (start < weights.length && rest > 0 && width > 0 && height > 0) {
+    const side = Math.min(width, height);
+    const scale = (width * height) / rest;
+    let end = start;
+    let sum = 0;
+    let best = Infinity;
+    while (end < weights.length) {
+      const next = sum + weights[end];
+      const thick = (next * scale) / side;
+      const longest = (weights[start] * scale) / thick;
+      const shortest = (weights[end] * scale) / thick;
+      const worst = Math.max(longest / thick, thick / longest, thick / Math.max(shortest, 1e-9), shortest / thick);
+      if (worst > best) break;
+      best = worst;
+      sum = next;
+      end += 1;
+    }
+    const thick = (sum * scale) / side;
+    let at = 0;
+    for (let index = start; index < end; index += 1) {
+      const length = (weights[index] * scale) / thick;
+      places.push(width >= height
+        ? { left, top: top + at, width: thick, height: length }
+        : { left: left + at, top, width: length, height: thick });
+      at += length;
+    }
+    if (width >= height) { left += thick; width -= thick; } else { top += thick; height -= thick; }
+    rest -= sum;
+    start = end;
+  }
+  return places;
+}
+
+const pixels = (place) => ({ left: `${place.left}px`, top: `${place.top}px`, width: `${Math.max(0, place.width - 1)}px`, height: `${Math.max(0, place.height - 1)}px` });
+
+export class TreeMap {
+  constructor(layer, stack) {
+    this.layer = layer;
+    this.stack = stack;
+    this.trail = [];
+    this.crumbs = el("div", { class: "crumbs" });
+    this.map = el("div", { class: "map", role: "group", "aria-label": "Files by size. Enter goes into a directory, Backspace back up.", onkeydown: (event) => this.key(event) });
+    this.summary = el("div");
+    this.list = el("div");
+    this.element = el("div", { class: "files" }, this.summary, this.crumbs, this.map,
+      el("p", { class: "key" }, el("span", {}, el("i"), "hidden by a layer above")), this.list);
+  }
+
+  async open(trail = [], { focus = false } = {}) {
+    const path = trail.map((step) => step.ref).join("/");
+    let document;
+    try {
+      document = await ask("files", { layer: this.layer, stack: this.stack }, { raw: path ? `path=${path}` : "" });
+    } catch (error) {
+      this.element.replaceChildren(el("p", { class: "error-text", text: shown(error.message) }));
+      return;
+    }
+    this.trail = trail;
+    this.draw(document);
+    if (focus) (this.map.querySelector("button") || this.crumbs.querySelector("button")).focus();
+  }
+
+  draw(document) {
+    this.document = document;
+    const wasted = document.wasted;
+    this.summary.replaceChildren(this.trail.length ? "" : el("dl", { class: "figures" },
+      ...[["Files", document.files.toLocaleString("en"), ""], ["Size", size(document.size), ""], ["Hidden here", size(document.hidden), document.hidden ? "lost" : ""],
+        ["Wasted", wasted === null ? "not told" : size(wasted), wasted ? "lost" : ""]].map(([name, value, state]) =>
+        el("div", { title: { "Hidden here": "Overwritten or deleted by a layer above, in this image", Wasted: "Hidden in every image that has the layer: no one can read it" }[name] }, el("dt", { text: name }), el("dd", { class: state || null, text: value })))));
+    this.summary.className = this.trail.length ? "" : "map-figures";
+    this.crumbs.replaceChildren(...[{ name: "/" }, ...this.trail].map((step, index, all) =>
+      el("button", { type: "button", "aria-current": index === all.length - 1 ? "true" : null, onclick: () => this.open(this.trail.slice(0, index), { focus: true }) },
+        index === 0 ? "/" : `${shown(step.name)}/`)));
+    this.paint();
+    const rows = document.items.filter((item) => item.kind !== "rest").slice(0, 8);
+    this.list.replaceChildren(rows.length ? el("table", {}, el("thead", {}, el("tr", {}, el("th", { text: "Name" }), el("th", { class: "n", text: "Size" }), el("th", { class: "n", text: "Hidden" }))),
+      el("tbody", {}, rows.map((item) => el("tr", {},
+        el("td", { class: "mono", text: shown(item.name) + (item.kind === "directory" ? "/" : "") }),
+        el("td", { class: "n", text: size(item.size) }),
+        el("td", { class: "n" }, item.hidden ? el("span", { class: "bad", text: item.fate ? `${item.fate} by layer ${item.by}` : size(item.hidden) }) : ""))))) : "");
+  }
+
+  paint() {
+    const { items } = this.document;
+    const width = this.map.clientWidth || 420;
+    const height = this.map.clientHeight || 296;
+    const weighty = items.filter((item) => item.size > 0);
+    if (!weighty.length) {
+      this.map.replaceChildren(el("p", { class: "empty", text: items.length ? `${count(this.document.files, "file")}, all of them empty` : "No files here" }));
+      return;
+    }
+    const places = squarify(weighty.map((item) => item.size), 0, 0, width, height);
+    this.map.replaceChildren(...places.map((place, index) => this.cell(weighty[index], place)));
+  }
+
+  cell(item, place) {
+    const folder = item.kind === "directory";
+    const name = item.kind === "rest" ? `${count(item.files, "smaller file")}` : shown(item.name) + (folder ? "/" : "");
+    const told = `${name}, ${size(item.size)}${item.hidden ? `, ${size(item.hidden)} hidden` : ""}`;
+    const cell = el(item.kind === "rest" ? "div" : "button", { class: `cell ${folder ? "folder" : "file"}`, style: pixels(place), title: told, "aria-label": told, type: item.kind === "rest" ? null : "button",
+      onclick: folder ? () => this.open([...this.trail, { name: item.name, ref: item.ref }], { focus: true }) : null });
+    const titled = place.width > 40 && place.height > 18;
+    if (titled) cell.append(el("span", { class: "title" }, el("b", { text: name }), place.width > 110 ? el("span", { text: size(item.size) }) : null));
+    const inner = { width: place.width - 6, height: place.height - 24 };
+    if (folder && titled && inner.width > 24 && inner.height > 14) {
+      const below = (item.items || []).filter((each) => each.size > 0);
+      squarify(below.map((each) => each.size), 3, 20, inner.width, inner.height).forEach((each, index) => {
+        const sub = below[index];
+        if (each.width < 3 || each.height < 3) return;
+        cell.append(el("span", { class: `sub ${sub.kind === "directory" ? "" : "file"}`, style: pixels(each) },
+          sub.hidden ? el("span", { class: "hatch", style: { height: `${(100 * sub.hidden) / sub.size}%` } }) : null,
+          each.width > 46 && each.height > 15 && sub.name ? el("span", { class: "word", text: shown(sub.name) }) : null));
+      });
+    } else if (item.hidden) {
+      cell.append(el("span", { class: "hatch", style: { height: `${(100 * item.hidden) / item.size}%` } }));
+    }
+    return cell;
+  }
+
+  key(event) {
+    if (event.key === "Backspace" && this.trail.length) {
+      event.preventDefault();
+      this.open(this.trail.slice(0, -1), { focus: true });
+      return;
+    }
+    const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    const here = event.target.closest(".cell");
+    if (!way || !here) return;
+    event.preventDefault();
+    const middle = (cell) => [cell.offsetLeft + cell.offsetWidth / 2, cell.offsetTop + cell.offsetHeight / 2];
+    const [x, y] = middle(here);
+    let best = null;
+    let least = Infinity;
+    for (const cell of this.map.querySelectorAll("button.cell")) {
+      const [cx, cy] = middle(cell);
+      const along = (cx - x) * way[0] + (cy - y) * way[1];
+      const aside = Math.abs((cx - x) * way[1]) + Math.abs((cy - y) * way[0]);
+      if (cell !== here && along > 1 && along + 2 * aside < least) { best = cell; least = along + 2 * aside; }
+    }
+    if (best) best.focus();
+  }
+}
