@@ -210,5 +210,5 @@ def test_podman_s_store_adds_up(tmp_path: Path, base_tar: Path) -> None:
     found = ledger(root)
     assert found["kind"] == "containers-storage"
     assert named(found["containers"], "rest")["writable"] > 0
-    assert [image["names"] for image in found["images"]] == [["localhost/base:1"]]
+    assert [image["names"][0] for image in found["images"]] == ["localhost/base:1"]
     assert found["unaccounted"] == []

@@ -16,9 +16,9 @@ from lamella.insight.fsck import Report, check_store
 from lamella.insight.heal import heal_store
 from lamella.insight.sources import Registry
 from lamella.model.reference import Reference
+from tests.support import faults
 from tests.support.archives import listing
 from tests.support.checkedstores import CheckedStore, copy_store, make_store
-from tests.support import faults
 from tests.support.damage import CASES, Damage, Place
 from tests.support.dockerd import Dockerd
 from tests.support.registry import RealRegistry

@@ -229,6 +229,7 @@ def test_use_is_stamped_when_containers_are_made_and_started_and_by_builds(
 
 def test_a_link_in_place_of_the_stamps_is_not_written_through(store: Lamella, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
+    (store.root / "lamella/last-use").rmdir()
     (store.root / "lamella/last-use").symlink_to(tmp_path / "elsewhere")
     store.run("create", "--name", "box", "a:1", "sh")
     assert list((tmp_path / "elsewhere").iterdir()) == []

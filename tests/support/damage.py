@@ -287,7 +287,7 @@ def _record_cases() -> list[Damage]:
                 "layer-content-damaged",
                 "lower-wrong",
                 deep=True,
-            )  # fmt: skip
+            )
         )
     return found
 

@@ -12,10 +12,9 @@ from typing import Protocol
 
 from lamella.build.snapshot import Snapshot
 from lamella.errors import DataLoss, LamellaError, NotFound
-from lamella.model.digest import ChainID, ImageID, hex_of
+from lamella.model.digest import ChainID, ImageID, chain_ids, hex_of
 from lamella.model.gojson import parse_time
-from lamella.model.imageconfig import ContainerSettings
-from lamella.store.imagedb import StoredImage
+from lamella.model.imageconfig import ContainerSettings, ImageConfig
 from lamella.store.imagestore import ImageStore
 from lamella.store.smallfiles import find_small
 
@@ -71,24 +70,22 @@ class StepCache:
         """Give the newest child of `parent` that was committed with these settings."""
         if container.open_stdin:
             return None
-        best: StoredImage | None = None
-        for image in self._candidates(parent.id):
-            config = image.config
-            if not (image.built_locally and config.container_config is not None):
+        best: Snapshot | None = None
+        for image_id, config in self._candidates(parent.id):
+            image = Snapshot(image_id, config)
+            if config.container_config is None or image.platform != parent.platform:
                 continue
             if self._created and config.created != self._created:
                 continue
-            if Snapshot(image.id, config).platform != parent.platform:
-                continue
             if not same_settings(config.container_config, container):
+                continue
+            if not self._store.images.is_built_locally(image_id):
                 continue
             if best is None or parse_time(config.created) > parse_time(best.config.created):
                 best = image
-        if best is None or not self._is_usable(best):
-            return None
-        return Snapshot(best.id, best.config)
+        return best if best is not None and self._is_usable(best) else None
 
-    def _candidates(self, parent: ImageID | None) -> Iterable[StoredImage]:
+    def _candidates(self, parent: ImageID | None) -> Iterable[tuple[ImageID, ImageConfig]]:
         images = self._store.images
         with self._reading:
             if self._children is None:
@@ -101,19 +98,19 @@ class StepCache:
             candidates = known.get(parent, [])
         for image_id in candidates:
             try:
-                yield images.get(image_id)
+                yield image_id, images.read_config(image_id)[1]
             except (NotFound, DataLoss):
                 continue
 
-    def _is_usable(self, image: StoredImage) -> bool:
+    def _is_usable(self, image: Snapshot) -> bool:
         """Tell whether an image's layers are here; of a step's image, all but the last were looked at before."""
-        chains = image.chains
-        unknown = [chain for chain in chains if chain not in self._sound]
+        unknown = [chain for chain in chain_ids(image.config.diff_ids) if chain not in self._sound]
         try:
             for chain in unknown:
                 self._store.layers.get(chain)
         except (NotFound, DataLoss):
-            return self._store.is_usable(image)  # says what is wrong
+            stored = None if image.id is None else self._store.images.find(image.id)
+            return stored is not None and self._store.is_usable(stored)  # says what is wrong
         self._sound.update(unknown)
         return True
 

@@ -31,7 +31,7 @@ def run_command(stage: Stage, command: ast.Run) -> None:
 
     Raises BuildFailed for a non-zero exit code, StartFailed or one of its kinds if the command cannot be started.
     """
-    state, services = stage.state, stage.services
+    state = stage.state
     program, words = _words_of(command)
     line = state.command_line(words, shell=command.shell)
     arguments = state.arguments.values_besides(state.settings.env)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lamella.errors import Cancelled
 
 if TYPE_CHECKING:
     from queue import SimpleQueue
-    from typing import TypeAlias
-
-    _Ends: TypeAlias = SimpleQueue[tuple[int, BaseException | None]]
 
 _PAUSE = 0.05
 
@@ -75,30 +73,38 @@ class StageGraph:
 
         Raises the first failure; each later one is a note of it.
         """
-        from queue import SimpleQueue
-
-        ends: _Ends = SimpleQueue()
         try:
             while self._done != self.needs.keys():
-                self._start(work, ends)
-                self._take(*ends.get())
+                ready = self._ready()
+                if not self._running and (len(ready) == 1 or self._jobs == 1):
+                    self._take(ready[0], _attempt(work, ready[0]))
+                else:
+                    self._start(ready, work)
+                    self._take(*self._ends.get())
         except BaseException as failure:
             self.stopped = True
-            self._drain(ends, failure)
+            self._drain(failure)
             raise
 
-    def _start(self, work: Callable[[int], None], ends: _Ends) -> None:
-        """Start what is ready, as far as there is room."""
-        ready = [
+    @cached_property
+    def _ends(self) -> SimpleQueue[tuple[int, BaseException | None]]:
+        """What threads put in at their end: the stage, and what it failed with."""
+        from queue import SimpleQueue
+
+        return SimpleQueue()
+
+    def _ready(self) -> list[int]:
+        return [
             index
             for index in sorted(self.needs)
             if index not in self._done and index not in self._running and self.needs[index] <= self._done
         ]
-        if not self._running and (len(ready) == 1 or self._jobs == 1):
-            work_done = _attempt(work, ready[0])
-            ends.put((ready[0], work_done))
-            return
+
+    def _start(self, ready: Sequence[int], work: Callable[[int], None]) -> None:
+        """Start threads for what is ready, as far as there is room."""
         from threading import Thread
+
+        ends = self._ends
 
         for index in ready[: max(0, self._jobs - len(self._running))]:
 
@@ -119,14 +125,16 @@ class StageGraph:
         else:
             self._done.add(index)
 
-    def _drain(self, ends: _Ends, failure: BaseException) -> None:
+    def _drain(self, failure: BaseException) -> None:
         """Wait until no stage is carried out any more, ending what they run."""
+        if not self._running:
+            return
         from queue import Empty
 
         while self._running:
             self._end()
             try:
-                index, problem = ends.get(timeout=_PAUSE)
+                index, problem = self._ends.get(timeout=_PAUSE)
             except Empty:
                 continue
             self._running.discard(index)

@@ -58,11 +58,9 @@ class Runner:
 
     def for_stage(self, report: Report) -> Runner:
         """Give the runner of one stage, which may run its commands beside those of others, and tells `report`."""
-        runner = Runner(
-            self._site, network=self._network, report=report, limits=self._limits, hostname=self._hostname
-        )
-        runner._stack = self._stack  # noqa: SLF001 - one of our own
-        runner._running, runner._ended = self._running, self._ended  # noqa: SLF001
+        runner = Runner(self._site, network=self._network, report=report, limits=self._limits, hostname=self._hostname)
+        runner._stack = self._stack
+        runner._running, runner._ended = self._running, self._ended
         return runner
 
     def end_all(self) -> None:

@@ -199,7 +199,6 @@ class FileStep:
         finally:
             rwlayers.remove(rw)
 
-
     def _commit(self, rw: RWLayer, image: Snapshot) -> DiffID:
         """Turn the writable layer into a layer; its mount is gone by now."""
         if self._timestamp is not None:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Advance = Callable[[int], None]
 
+TRIAL = "lamella-overlay-trial-"
+"""How the directories are called in which it is tried out whether overlay works."""
+
 
 class Driver(Protocol):
     """One storage driver on one data-root.

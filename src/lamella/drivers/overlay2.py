@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from lamella.drivers.base import TRIAL
 from lamella.drivers.holders import Holders
 from lamella.drivers.layerdir import LayerDirectory
 from lamella.drivers.mountpoint import make_mount_point, remove_mount_point, unmount
@@ -124,9 +125,10 @@ class Overlay2:
 
     def sweep_mounts(self) -> list[CacheID]:
         """Undo the mounts whose users are gone."""
-        from lamella.drivers.probe import sweep_trials
+        if any(name.startswith(TRIAL) for name in os.listdir(self._root)):
+            from lamella.drivers.probe import sweep_trials
 
-        sweep_trials(self._root)
+            sweep_trials(self._root)
         return self._holders.sweep(lambda layer: self._unmount_all(self._directory(layer)))
 
     @contextmanager

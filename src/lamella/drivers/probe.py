@@ -14,12 +14,12 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from lamella.drivers.base import TRIAL
 from lamella.errors import Unsupported
 from lamella.fs.tree import remove_tree
 from lamella.linux.mount import Mount, mounted, unmount
 
 _ADVICE = "use --storage-driver vfs, or put the data-root on ext4, xfs or btrfs"
-_TRIAL = "lamella-overlay-trial-"
 _PARAMETERS = Path("/sys/module/overlay/parameters")
 
 
@@ -122,7 +122,7 @@ def _overlay(shop: Path) -> Mount:
 def sweep_trials(root: Path) -> None:
     """Remove what a killed process left of a trial, its mount included.  Costs one listing of *root*."""
     for name in os.listdir(root):
-        if not name.startswith(_TRIAL):
+        if not name.startswith(TRIAL):
             continue
         shop = root / name
         with suppress(OSError), _held(shop):
@@ -138,7 +138,7 @@ def _workshop(root: Path) -> Generator[Path]:
 
     with ExitStack() as scope:
         while True:
-            shop = Path(tempfile.mkdtemp(prefix=_TRIAL, dir=root))
+            shop = Path(tempfile.mkdtemp(prefix=TRIAL, dir=root))
             # Whoever sweeps may have been quicker than the lock.
             with suppress(FileNotFoundError, BlockingIOError):
                 scope.enter_context(_held(shop))

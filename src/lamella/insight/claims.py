@@ -26,6 +26,11 @@ class Owner(NamedTuple):
     part: str = ""
 
 
+    def part_of(self, part: str) -> Owner:
+        """Return the owner of a part of the item; what is unaccounted has its reason there already."""
+        return self if self.section == "unaccounted" else self._replace(part=part)
+
+
 Rule = Callable[[str], Owner | None]
 """Takes a name that is not claimed; None is: as the directory it is in."""
 ENGINE = Owner("engine")
@@ -140,7 +145,7 @@ def _claim_docker(
     claims.unknown(f"{image}/imagedb/metadata/sha256", "metadata of an image that is not there")
     for layer in reader.layers().values():
         if layer.role == "image":
-            claims.claim(record_directory(reader, layer.id), owners[layer.id]._replace(part="record"))
+            claims.claim(record_directory(reader, layer.id), owners[layer.id].part_of("record"))
     for container in reader.containers():
         claims.claim(f"{image}/layerdb/mounts/{container.id}", Owner("containers", container.id, "records"))
     for place in (
@@ -168,7 +173,7 @@ def _claim_storage(
     claims.unknown(root, "Podman keeps nothing of this name here", besides=known)
     claims.unknown(f"{root}/volumes", "no volume: there is no _data in it")
     for layer in reader.layers().values():
-        claims.claim(f"{root}/{driver}-layers/{layer.id}.tar-split.gz", owners[layer.id]._replace(part="record"))
+        claims.claim(f"{root}/{driver}-layers/{layer.id}.tar-split.gz", owners[layer.id].part_of("record"))
     for identity, owner in images.items():
         claims.claim(f"{root}/{driver}-images/{hex_of(identity)}", owner)
     for part, why in (("images", "no image"), ("containers", "no container")):
@@ -216,7 +221,7 @@ def _claim_links(
         found = target[1] if len(target) == 3 and target[0] == ".." else ""
         layer = by_directory.get(found)
         if layer is not None:
-            return owners[layer.id]._replace(part="short name")
+            return owners[layer.id].part_of("short name")
         if found in directories:
             return Owner("unaccounted", f"{home}/{found}", "")
         return Owner("unaccounted", f"{links}/{name}", "a short name that leads to no layer")

@@ -18,10 +18,10 @@ from lamella.model.units import parse_duration
 _DEFAULT_SHELL = ("/bin/sh", "-c")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]+|[@*#?$!-]", re.ASCII)  # the last are the shell's own, always empty
 _PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/([A-Za-z]+))?", re.ASCII)
-_SIGNAL = re.compile(
-    r"ABRT|ALRM|BUS|CHLD|CLD|CONT|FPE|HUP|ILL|INT|IO|IOT|KILL|PIPE|POLL|PROF|PWR|QUIT|RTMAX|RTMIN|"
-    r"SEGV|STKFLT|STOP|SYS|TERM|TRAP|TSTP|TTIN|TTOU|UNUSED|URG|USR1|USR2|VTALRM|WINCH|XCPU|XFSZ|RTMIN\+(?:[1-9]|1[0-5])|RTMAX-(?:[1-9]|1[0-4])",
-    re.ASCII,
+# Compiled at first use, which is rare.
+_SIGNAL = (
+    r"(?a)ABRT|ALRM|BUS|CHLD|CLD|CONT|FPE|HUP|ILL|INT|IO|IOT|KILL|PIPE|POLL|PROF|PWR|QUIT|RTMAX|RTMIN|"
+    r"SEGV|STKFLT|STOP|SYS|TERM|TRAP|TSTP|TTIN|TTOU|UNUSED|URG|USR1|USR2|VTALRM|WINCH|XCPU|XFSZ|RTMIN\+(?:[1-9]|1[0-5])|RTMAX-(?:[1-9]|1[0-4])"
 )
 
 
@@ -307,7 +307,7 @@ def check_signal(text: str) -> str:
     """Return the signal *text* (``TERM``, ``SIGTERM``, ``15``) as given, if it is one."""
     name = text.upper().removeprefix("SIG")
     number = text.isascii() and text.isdigit() and len(text) < 4 and 0 < int(text) <= 64
-    if not (number or _SIGNAL.fullmatch(name)):
+    if not (number or re.fullmatch(_SIGNAL, name)):
         raise InvalidArgument(f"invalid signal: {text[:64]}")
     return text
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from lamella.errors import InvalidArgument
@@ -27,7 +28,6 @@ _TIME = re.compile(
 )
 _HTML = (("&", "\\u0026"), ("<", "\\u003c"), (">", "\\u003e"))
 _SEPARATORS = (("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
-_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def encode(document: object, *, newline: bool = False, escape_html: bool = True) -> bytes:
@@ -50,7 +50,7 @@ def encode(document: object, *, newline: bool = False, escape_html: bool = True)
     try:
         return text.encode()
     except UnicodeEncodeError:
-        return _SURROGATES.sub(r"\\ufffd", text).encode()
+        return re.sub("[\ud800-\udfff]", r"\\ufffd", text).encode()
 
 
 def _write(value: object, put: Callable[[str], None], quote: Callable[[str], str]) -> None:
@@ -140,6 +140,7 @@ def _nanoseconds_of(moment: datetime) -> int:
     return seconds * _SECOND + utc.microsecond * 1000
 
 
+@lru_cache(1024)  # each image repeats the times of the one it was made from
 def parse_time(text: str) -> int:
     """Read an RFC 3339 time into nanoseconds since the epoch; digits beyond the ninth are dropped, as in Go."""
     match = _TIME.fullmatch(text)

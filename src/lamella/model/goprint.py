@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-_VERB = re.compile(r"%([-+# 0]*)(\*|[0-9]+)?(?:\.(\*|[0-9]*))?(?:\[([0-9]{1,4})\])?(.)?", re.DOTALL)
+# Compiled at first use: most commands only quote.
+_VERB = r"(?s)%([-+# 0]*)(\*|[0-9]+)?(?:\.(\*|[0-9]*))?(?:\[([0-9]{1,4})\])?(.)?"
 _WIDTH_LIMIT = 10_000
 _ESCAPES = {
     "\a": "\\a",
@@ -23,9 +24,7 @@ _ESCAPES = {
     "\\": "\\\\",
 }
 _UNESCAPES = {"a": 7, "b": 8, "f": 12, "n": 10, "r": 13, "t": 9, "v": 11, "\\": 92, "'": 39, '"': 34}
-_ESCAPED = re.compile(
-    r"\\(?:x([0-9a-fA-F]{2})|([0-7]{3})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([abfnrtv\\'\"])|)", re.ASCII
-)
+_ESCAPED = r"(?a)\\(?:x([0-9a-fA-F]{2})|([0-7]{3})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([abfnrtv\\'\"])|)"
 
 
 def show(value: object) -> str:
@@ -107,7 +106,7 @@ def unquote(literal: str) -> str | None:
             out += literal[at].encode(errors="replace")
             at += 1
             continue
-        match = _ESCAPED.match(literal, at)
+        match = re.compile(_ESCAPED).match(literal, at)
         if match is None or match.end() == at + 1:
             return None
         if match[1] or match[2]:
@@ -150,7 +149,7 @@ def sprintf(template: str, values: Sequence[object]) -> str:
     out: list[str] = []
     position = taken = 0
     reordered = False
-    for match in _VERB.finditer(template):
+    for match in re.finditer(_VERB, template):
         out.append(template[position : match.start()])
         position = match.end()
         flags, verb = match[1], match[5]

@@ -64,6 +64,11 @@ class ImageDB:
 
     def get(self, id: ImageID) -> StoredImage:  # noqa: A002  (the vocabulary's word)
         """Read one image.  Raises NotFound, or DataLoss if its bytes do not hash to its name."""
+        raw, config = self.read_config(id)
+        return StoredImage(id, raw, config, *self._read_metadata(id))
+
+    def read_config(self, id: ImageID) -> tuple[bytes, ImageConfig]:  # noqa: A002  (the vocabulary's word)
+        """Read an image's config alone, its bytes and the view of them; raises as `get` does."""
         try:
             raw = read_small(self.content / hex_of(id), CONFIG_LIMIT)
         except FileNotFoundError:
@@ -74,7 +79,7 @@ class ImageDB:
             config = decode_image_config(raw)
         except InvalidArgument as error:
             raise DataLoss(f"image {id}: {error}") from error
-        return StoredImage(id, raw, config, *self._read_metadata(id))
+        return raw, config
 
     def find(self, id: ImageID) -> StoredImage | None:  # noqa: A002  (the vocabulary's word)
         """Read one image, or return None if there is none."""
@@ -86,6 +91,10 @@ class ImageDB:
     def exists(self, id: ImageID) -> bool:  # noqa: A002  (the vocabulary's word)
         """Tell whether there is a config of this name, sound or not."""
         return os.path.lexists(self.content / hex_of(id))
+
+    def is_built_locally(self, id: ImageID) -> bool:  # noqa: A002  (the vocabulary's word)
+        """Tell whether a builder, dockerd's or this one, made the image as a step."""
+        return self._read_key(id, "builtLocally") == b"\x01"
 
     def iter_ids(self) -> Iterator[ImageID]:
         """Yield the ID of every config, sound or not."""
@@ -200,7 +209,7 @@ class ImageDB:
         return (
             self._read_parent(image_id),
             updated.decode("ascii", "replace").strip() if updated else None,
-            self._read_key(image_id, "builtLocally") == b"\x01",
+            self.is_built_locally(image_id),
         )
 
     def _read_parent(self, image_id: ImageID) -> ImageID | None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lamella.errors import Conflict, DataLoss, NotFound
 from lamella.model.digest import ChainID, ImageID, hex_of
 from lamella.model.ids import ContainerID
 from lamella.store.containerdb import ContainerDB
 from lamella.store.dataroot import DataRoot
-from lamella.store.distribution import Distribution
 from lamella.store.imagedb import ImageDB, StoredImage
 from lamella.store.lastuse import LastUse
 from lamella.store.layerdb import Layer, LayerDB
@@ -22,6 +23,9 @@ from lamella.store.recovery import StoreRecovery
 from lamella.store.rwlayers import RWLayers
 from lamella.store.tags import Tags
 from lamella.store.transactions import Transaction
+
+if TYPE_CHECKING:
+    from lamella.store.distribution import Distribution
 
 
 class ImageStore:
@@ -36,7 +40,6 @@ class ImageStore:
         self.rwlayers = RWLayers(root, mounts, self.layers)
         self.tags = Tags(root)
         self.containers = ContainerDB(root)
-        self.distribution = Distribution(root)
         self.last_use = LastUse(root.lamella_dir)
         root.recovery = StoreRecovery(root, self.layers, mounts, self.images, self.tags, self.containers)
 
@@ -44,6 +47,13 @@ class ImageStore:
     def open(cls, path: Path, *, driver: str | None = None, create: bool = True) -> ImageStore:
         """Open the data-root at ``path`` with all its parts; see ``DataRoot.open``."""
         return cls(DataRoot.open(path, driver=driver, create=create))
+
+    @cached_property
+    def distribution(self) -> Distribution:
+        """What is known about blobs in registries."""
+        from lamella.store.distribution import Distribution
+
+        return Distribution(self.root)
 
     @property
     def problems(self) -> list[str]:

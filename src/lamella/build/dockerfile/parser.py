@@ -11,7 +11,7 @@ from lamella.errors import InvalidArgument
 from lamella.model.goprint import quote
 
 MAX_INSTRUCTIONS = 10_000
-_OWN_SYNTAX = re.compile(r"(docker\.io/)?docker/dockerfile(-upstream)?(:[^@]*)?(@.*)?")
+_OWN_SYNTAX = r"(docker\.io/)?docker/dockerfile(-upstream)?(:[^@]*)?(@.*)?"
 
 
 def parse_dockerfile(raw: bytes | str) -> ast.Dockerfile:
@@ -52,7 +52,7 @@ def parse_dockerfile(raw: bytes | str) -> ast.Dockerfile:
 def _warnings(syntax: str) -> tuple[str, ...]:
     """Say if the file asks for another language than the one read here."""
     name = syntax.partition(" ")[0]
-    if not name or _OWN_SYNTAX.fullmatch(name):
+    if not name or re.fullmatch(_OWN_SYNTAX, name):
         return ()
     return (f"# syntax={name[:200]} names another language; the file is read as a Dockerfile",)
 

@@ -10,10 +10,8 @@ from lamella.build.dockerfile import instructions as ast
 from lamella.build.dockerfile.expand import expand
 from lamella.build.dockerfile.flags import Flags, suggestion
 from lamella.build.dockerfile.lexer import LogicalLine, blank_separated, find_heredoc, json_words, split_instruction
-from lamella.build.dockerfile.mounts import parse_mount
 from lamella.errors import InvalidArgument
 from lamella.model.goprint import quote
-from lamella.model.units import parse_duration
 
 _NETWORKS = ("default", "host", "none")
 _STAGE_NAME = re.compile(r"[a-z][a-z0-9-_.]*")
@@ -172,7 +170,11 @@ def _run(request: _Request, number: int, text: str) -> ast.Run:
         raise InvalidArgument("RUN --security=insecure is not supported: commands of a build always run in the sandbox")
     if flags.given("security") and security != "sandbox":
         raise InvalidArgument(f"security {quote(security[:100])} is not valid")
-    mounts = tuple(parse_mount(value) for value in flags.list("mount"))
+    mounts: tuple[ast.Mount, ...] = ()
+    if flags.given("mount"):
+        from lamella.build.dockerfile.mounts import parse_mount
+
+        mounts = tuple(parse_mount(value) for value in flags.list("mount"))
     command, shell = request.command()
     heredocs = request.line.heredocs
     script = heredocs[0] if heredocs and shell and find_heredoc(command[0]) is not None else None
@@ -321,6 +323,8 @@ def _healthcheck(request: _Request, number: int, text: str) -> ast.Healthcheck:
 
 
 def _interval(flags: Flags, name: str) -> int:
+    from lamella.model.units import parse_duration
+
     text = flags.text(name)
     duration = parse_duration(text) if text else 0
     if duration and duration < 10**6:
