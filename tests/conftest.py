@@ -15,7 +15,20 @@ from tests.support.rootfs import make_busybox_rootfs, pack
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-TOOLS = ("crun", "conmon", "runc", "busybox", "dockerd", "podman", "skopeo", "umoci", "ctr", "setfattr", "setcap", "chromium")
+TOOLS = (
+    "crun",
+    "conmon",
+    "runc",
+    "busybox",
+    "dockerd",
+    "podman",
+    "skopeo",
+    "umoci",
+    "ctr",
+    "setfattr",
+    "setcap",
+    "chromium",
+)
 
 
 def tool_path(name: str) -> str | None:

@@ -16,6 +16,20 @@ NEVER = frozenset(
     {"asyncio", "ssl", "http", "tarfile", "importlib.metadata", "logging", "argparse", "shtab", "unittest"}
 )
 NOT_TO_READ = NEVER | {"rich", "subprocess", "zstandard", "isal", "dataclasses", "socket", "tempfile", "urllib.request"}
+NOT_TO_TAKE_FROM_THE_CACHE = NOT_TO_READ | {
+    "queue",
+    "lamella.build.check",
+    "lamella.build.copyfiles",
+    "lamella.build.outputs",
+    "lamella.build.running",
+    "lamella.build.runmounts",
+    "lamella.changeset.apply",
+    "lamella.cli.buildview",
+    "lamella.container.volumes",
+    "lamella.drivers.probe",
+    "lamella.runtime",
+    "lamella.store.distribution",
+}
 NOTHING_OF_OURS = NOT_TO_READ | {"msgspec", "json", "hashlib", "ctypes", "lamella.store", "lamella.engine"}
 
 PROBE = """
@@ -67,6 +81,10 @@ def test_help_of_a_command_loads_nothing_that_it_would_need_to_run(name: str) ->
         ["layers", "base:1"],
         ["layers", "rest"],
         ["images", "--format", "{{.Repository}}"],
+        ["explain", "base:1"],
+        ["explain", "rest"],
+        ["blame", "base:1", "/etc/passwd"],
+        ["image", "diff", "base:1", "base:1"],
     ],
 )
 def test_reading_commands_load_no_heavy_module(store: Path, arguments: list[str]) -> None:
@@ -78,6 +96,14 @@ def test_reading_commands_load_no_heavy_module(store: Path, arguments: list[str]
 )
 def test_no_command_loads_a_network_or_an_event_loop(store: Path, arguments: list[str]) -> None:
     assert not loaded_by("--root", str(store), *arguments) & (NEVER | {"rich"})
+
+
+def test_a_build_that_is_all_cached_loads_nothing_that_carries_steps_out(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "Dockerfile").write_text("FROM base:1\nENV a=b\nCOPY file /file\nRUN true\nWORKDIR /srv\n")
+    build = ["--root", str(store), "build", "-q", "--network", "none", "-t", "built", str(tmp_path)]
+    loaded_by(*build)
+    assert not loaded_by(*build) & NOT_TO_TAKE_FROM_THE_CACHE
 
 
 def test_the_library_loads_nothing_until_asked() -> None:

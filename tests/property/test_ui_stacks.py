@@ -72,7 +72,9 @@ def test_the_order_in_which_stacks_come_does_not_matter_to_what_is_joined(stacks
     labelled = [Stack(f"{number:02}", stack.blocks) for number, stack in enumerate(stacks)]
     shuffled = list(labelled)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert [len(column) for column in lay_out(labelled).columns] == [len(column) for column in lay_out(shuffled).columns]
+    assert [len(column) for column in lay_out(labelled).columns] == [
+        len(column) for column in lay_out(shuffled).columns
+    ]
     assert drawn(lay_out(labelled)) == drawn(lay_out(shuffled))
 
 

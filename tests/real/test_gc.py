@@ -243,6 +243,24 @@ def test_the_table_of_names_is_in_the_sum(store_root: Path, tmp_path: Path) -> N
     assert len(apply_and_measure(lamella, "--keep", "0", "--minimum-age", "0", "--pin", "b")) == 60
 
 
+def test_files_that_layers_share_are_freed_with_the_last_of_them(store: Lamella) -> None:
+    def own(name: str) -> Path:
+        return Path(store.inspect(name)["GraphDriver"]["Data"]["UpperDir"])
+
+    (own("a:0") / "all").write_bytes(b"x" * 50_000)
+    (own("a:0") / "kept").write_bytes(b"x" * 60_000)
+    (own("a:0") / "away").write_bytes(b"x" * 70_000)
+    os.link(own("a:0") / "all", own("a:1") / "all")
+    os.link(own("a:0") / "kept", own("b:2") / "kept")
+    os.link(own("a:0") / "away", store.root.parent / "away")
+    planned = plan(store, "--keep", "0", "--minimum-age", "0", "--pin", "b")
+    freed = {step["names"][0]: step["bytes"] for step in planned["steps"]}
+    assert max(freed["a:0"], freed["a:1"]) > 50_000
+    assert freed["a:0"] < 60_000 + 70_000 + 50_000
+    assert len(apply_and_measure(store, "--keep", "0", "--minimum-age", "0", "--pin", "b")) == 4
+    assert len(apply_and_measure(store, "--keep", "0", "--minimum-age", "0")) == 3
+
+
 def test_dockerd_agrees_with_what_is_left(store: Lamella) -> None:
     apply_and_measure(store, "--keep", "1", "--minimum-age", "0")
     left = names(store)

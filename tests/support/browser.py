@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 CHROMIUM = "/usr/bin/chromium"
-_PATIENCE = 60.0
+_PATIENCE = 20.0
 
 _KEYS: dict[str, tuple[int, str]] = {
     "Enter": (13, "\r"), "Escape": (27, ""), "Backspace": (8, ""), "Tab": (9, ""), "ArrowLeft": (37, ""),
@@ -151,13 +151,14 @@ class Page:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, script: str) -> Any:
-        """Wait until an expression is true, and return it."""
+    def wait(self, script: str) -> None:
+        """Wait until an expression is true."""
         end = time.monotonic() + _PATIENCE
         while time.monotonic() < end:
-            value = self.run(f"(found => found instanceof Node ? true : found)({script})")
+            # While one page gives way to the next there may be no document: then it is not true yet.
+            value = self.run(f"(() => {{ try {{ return Boolean({script}) }} catch {{ return false }} }})()")
             if value:
-                return value
+                return
             self._browser.pump(0.03)
         raise AssertionError(f"never true: {script}\n{self.text()}")
 

@@ -375,7 +375,7 @@ CASES: list[Damage] = [
           lambda p: _both_names_gone(p, "app:1"),
           "layer-file-missing", left=True),
     _case("a file is gone of an image that was built here",
-          lambda p: _both_names_gone(p, "built:1"),
+          lambda p: delete(p.directory("built:1", -1) / "diff/y"),
           "layer-file-missing", left=True, set_aside=True),
     _case("a bit of a file of a layer built by dockerd", lambda p: flip(p.directory("committed:1", -1) / "diff/made")
           if (p.directory("committed:1", -1) / "diff/made").stat().st_size
@@ -456,6 +456,8 @@ CASES: list[Damage] = [
     _case("remove a container's directory", lambda p: remove(p.container("writer")), "mount-record-orphan"),
     # leftovers
     _case("a pull that was killed", orphan_of_killed_pull, "directory-orphan"),
+    _case("the record of a layer that was never finished",
+          lambda p: (p.image_dir / "layerdb/tmp/write-set-77").mkdir(), "write-set-left"),
     _case("a stack of orphans", orphan_stack, "directory-orphan"),
     _case("a removal that was not finished", removal_begun, "removal-unfinished"),
     _case("layers of an image that is gone", unused_layer, "layer-unused", "mount-record-orphan"),

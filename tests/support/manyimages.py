@@ -80,15 +80,19 @@ def make_many(root: Path, *, images: int = 1000) -> Path:
     many = ManyImages(root)
     bases = [
         many.layer(None, f"ADD base{number}.tar /", {"etc/os-release": f"base {number}\n".encode(), "bin/sh": b"#" * 4000}, size=70_000_000 + number)
-        for number in range(10)
+        for number in range(min(10, max(1, images // 10)))
     ]  # fmt: skip
     runtimes = [
-        many.layer(bases[number % 10], f"RUN install runtime{number}", {"usr/lib/runtime": b"r" * 900}, size=20_000_000)
-        for number in range(images // 10)
+        many.layer(
+            bases[number % len(bases)], f"RUN install runtime{number}", {"usr/lib/runtime": b"r" * 900}, size=20_000_000
+        )
+        for number in range(max(1, images // 10))
     ]
     for number in range(images):
         top = runtimes[number % len(runtimes)]
         for step in ("COPY requirements /srv", "RUN install requirements", "COPY . /srv/app")[: 2 + number % 3]:
-            top = many.layer(top, f"{step} # {number}", {f"srv/{len(top.steps)}": b"x" * (number % 50)}, size=1000 * number)
+            top = many.layer(
+                top, f"{step} # {number}", {f"srv/{len(top.steps)}": b"x" * (number % 50)}, size=1000 * number
+            )
         many.image(top, f"team{number % 17}/service-{number:04}:1.{number % 7}")
     return many.close()

@@ -113,7 +113,7 @@ def test_every_command_stands_in_the_list(name: str, capsys: pytest.CaptureFixtu
 def test_the_commands_of_docker_are_all_here() -> None:
     assert set(REQUIRED) <= set(TABLE)
     assert set(COMMON) <= set(TABLE)
-    assert set(NOUNS) == {"builder", "image", "container"}
+    assert set(NOUNS) == {"builder", "container", "gc", "image", "system"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -96,9 +96,10 @@ def test_wasted_is_only_what_no_image_shows(root: Path) -> None:
     # `one` shows etc/issue, `three` shows etc/motd and opt/tool.
     assert (files.root.wasted, files.compared) == (0, 3)
     store = ImageStore.open(root)
+    three = ImageID(reader.find_image("three:1").id)  # type: ignore[arg-type]
     store.tags.remove(parse_tagged("three:1"))
     with store.root.writing():
-        store.delete_image(ImageID(reader.find_image("three:1").id))  # type: ignore[arg-type]
+        store.delete_image(three)
     files = read_layer_files(DockerReader(root), layer, stack)
     assert (files.root.wasted, files.compared) == (100 + 5000, 2)
 
@@ -159,7 +160,9 @@ def test_a_path_is_found_in_every_image_each_version_once(root: Path) -> None:
 
 def test_links_on_the_way_to_a_path_are_followed_inside_the_image(root: Path) -> None:
     found = find_everywhere(DockerReader(root), b"/bin/sh")
-    assert [(version.path, version.kind, len(version.holders)) for version in found.versions] == [(b"usr/bin/sh", "file", 3)]
+    assert [(version.path, version.kind, len(version.holders)) for version in found.versions] == [
+        (b"usr/bin/sh", "file", 3)
+    ]
     link = find_everywhere(DockerReader(root), b"/bin")
     assert [(version.kind, version.target) for version in link.versions] == [("link", b"usr/bin")]
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from threading import Lock
 from typing import Protocol
 
+import msgspec
+
 from lamella.build.snapshot import Snapshot
 from lamella.errors import DataLoss, LamellaError, NotFound
 from lamella.model.digest import ChainID, ImageID, chain_ids, hex_of
@@ -71,7 +73,7 @@ class StepCache:
         if container.open_stdin:
             return None
         best: Snapshot | None = None
-        for image_id, config in self._candidates(parent.id):
+        for image_id, config in self._candidates(parent.id, container):
             image = Snapshot(image_id, config)
             if config.container_config is None or image.platform != parent.platform:
                 continue
@@ -85,7 +87,10 @@ class StepCache:
                 best = image
         return best if best is not None and self._is_usable(best) else None
 
-    def _candidates(self, parent: ImageID | None) -> Iterable[tuple[ImageID, ImageConfig]]:
+    def _candidates(
+        self, parent: ImageID | None, container: ContainerSettings
+    ) -> Iterable[tuple[ImageID, ImageConfig]]:
+        """Yield the children of `parent` that may be the step that is looked for."""
         images = self._store.images
         with self._reading:
             if self._children is None:
@@ -98,7 +103,8 @@ class StepCache:
             candidates = known.get(parent, [])
         for image_id in candidates:
             try:
-                yield image_id, images.read_config(image_id)[1]
+                if _may_be(images.read_raw(image_id), container):
+                    yield image_id, images.read_config(image_id)[1]
             except (NotFound, DataLoss):
                 continue
 
@@ -122,6 +128,23 @@ class StepCache:
             if raw is not None:
                 found.setdefault(raw.decode("ascii", "replace"), []).append(image_id)
         return found
+
+
+class _Settings(msgspec.Struct, rename="pascal"):
+    cmd: tuple[str, ...] | None = None
+
+
+class _Step(msgspec.Struct):
+    container_config: _Settings | None = None
+
+
+def _may_be(raw: bytes, container: ContainerSettings) -> bool:
+    """Tell whether a config is worth reading in full: an image may have many children, and few with this command."""
+    try:
+        recorded = msgspec.json.decode(raw, type=_Step).container_config
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return True
+    return recorded is not None and (recorded.cmd or ()) == (container.cmd or ())
 
 
 def same_settings(first: ContainerSettings, second: ContainerSettings) -> bool:

@@ -18,7 +18,6 @@ from lamella.errors import InvalidArgument
 from lamella.model.changes import check_signal, parse_ports, set_variable
 from lamella.model.goprint import quote, quote_rune
 from lamella.model.imageconfig import ContainerSettings, Healthcheck
-from lamella.model.units import format_duration
 
 _DEFAULT_SHELL = ("/bin/sh", "-c")
 
@@ -175,6 +174,8 @@ def _arg(state: StageState, command: ast.Arg) -> str:
 
 
 def _healthcheck(state: StageState, command: ast.Healthcheck) -> str:
+    from lamella.model.units import format_duration
+
     check = Healthcheck(
         test=command.test,
         interval=command.interval,

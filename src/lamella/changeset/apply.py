@@ -14,6 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
+from lamella.changeset.crew import Crew
 from lamella.changeset.entry import Entry, Kind, show
 from lamella.changeset.inflow import Inflow
 from lamella.changeset.inodes import Buffer, Maker, drop_default_acl, set_xattrs, times
@@ -116,7 +117,8 @@ class _Applier:
         self._style = style
         self._limits = limits
         self._maker = Maker()
-        self._directories = Directories(root)
+        self._directories = Directories(root, self._settle)
+        self._crew = Crew(self._maker, self._make_again)
         # Real path of every member made, and whether its content has to be found again under its name.
         self._made: dict[bytes, bool] = {}
         self._recorded: set[bytes] = set()
@@ -124,7 +126,9 @@ class _Applier:
         self._ends: dict[int, _DirectoryEnd] = {}
         self._remains = Remains(root, self._made, self._directories.made)
         self._through_links = False
+        self._links = False
         self._repeated = False
+        self._alone = False
         self._next_look = 0
         self._asked = 0
         self.entries = 0
@@ -148,6 +152,7 @@ class _Applier:
         for rest in self._reader.trailer():
             self._recorder.segment(rest)
         try:
+            self._crew.drain()
             self._make_whiteouts()
             self._end_directories()
         except OSError as problem:
@@ -155,6 +160,7 @@ class _Applier:
             raise
 
     def close(self) -> None:
+        self._crew.close()
         self._directories.close()
 
     # ---- members --------------------------------------------------------------------------------------------------
@@ -182,11 +188,16 @@ class _Applier:
             directory, name = self._place_for(entry, recalled=False)
             self._record(entry, by_name=not self._repeated)
             if entry.kind is Kind.SYMLINK:
+                self._links = True
                 self._grow(len(entry.link))
             self._make(directory, Task(name, entry, b""))
 
     def _place_for(self, entry: Entry, *, recalled: bool) -> tuple[Directory, bytes]:
-        """Open the parent of *entry* and account for its name; `_repeated` then says that tar-split may not name it."""
+        """Open the parent of *entry* and account for its name.
+
+        `_repeated` then says that tar-split may not name it, `_alone` that its name may be taken, so that what comes
+        before must have been made.
+        """
         directory, name = self._directories.parent(entry.path)
         real = directory.join(name)
         through_link = directory.real != directory.path
@@ -194,6 +205,7 @@ class _Applier:
         if before:
             raise _twice(entry.name)
         self._repeated = before is not None or (through_link and entry.path in self._recorded)
+        self._alone = before is not None or not directory.certain or real in self._directories.made
         self._made[real] = recalled and not self._repeated
         if through_link:
             self._recorded.add(entry.path)
@@ -209,6 +221,8 @@ class _Applier:
             self._record(entry, by_name=by_name, data=data)
             self._make(directory, Task(name, entry, data))
             return
+        if self._alone:
+            directory = self._settled(directory)
         pieces = self._recorded_pieces(entry, by_name=by_name)
         try:
             self._maker.streamed(directory.fd, name, entry, pieces, directory.inherited)
@@ -241,13 +255,43 @@ class _Applier:
             self._recorder.segment(data)
 
     def _make(self, directory: Directory, task: Task) -> None:
+        """Make a small inode, or have it made."""
+        if self._style is Style.OVERLAY and not self._alone and self._crew.takes(task):
+            self._crew.add(directory, task)
+            return
+        directory = self._settled(directory)
         try:
             place(self._maker, directory, task)
         except FileExistsError:
             place(self._maker, self._clear(directory, task.name), task)
 
+    def _make_again(self, path: bytes, task: Task) -> None:
+        """Make an inode that the crew could not."""
+        directory = self._directories.get(path)
+        try:
+            place(self._maker, directory, task)
+        except FileExistsError:
+            place(self._maker, self._clear(directory, task.name), task)
+
+    def _settled(self, directory: Directory) -> Directory:
+        """Return *directory* when all before is made; on the way it may have been closed and opened again."""
+        if self._crew.idle:
+            return directory
+        self._crew.drain()
+        return self._directories.get(directory.path)
+
+    def _settle(self, path: bytes) -> None:
+        """Have made what may lead to *path*: links, and names that its directories would take."""
+        if self._crew.idle:
+            return
+        while not self._links and path and path not in self._made:
+            path = path.rpartition(b"/")[0]
+        if path:
+            self._crew.drain()
+
     def _clear(self, directory: Directory, name: bytes) -> Directory:
         """Remove what has the name of a new member; return its directory, opened anew."""
+        directory = self._settled(directory)
         self._remains.clear(directory.fd, directory.join(name), name, through_links=self._through_links)
         if self._style is Style.OVERLAY:
             self.size = None
@@ -267,11 +311,13 @@ class _Applier:
             self._made[real] = False
             if parent.real != parent.path:
                 self._recorded.add(path)
+            if before is not None or not parent.certain:
+                parent = self._settled(parent)
             directory = self._open_new_directory(parent, name, entry)
         else:
             repeated = path in self._recorded
             self._recorded.add(path)
-            directory = self._directories.top
+            directory = self._settled(self._directories.top)
         self._record(entry, by_name=not repeated)
         status = directory.look()
         if (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
@@ -288,6 +334,8 @@ class _Applier:
         try:
             os.mkdir(name, mode, dir_fd=parent.fd)
         except FileExistsError:
+            # Its group and mode may change, which matters to what is made in it.
+            parent = self._settled(parent)
             if not stat.S_ISDIR(os.stat(name, dir_fd=parent.fd, follow_symlinks=False).st_mode):
                 parent = self._clear(parent, name)
                 os.mkdir(name, mode, dir_fd=parent.fd)
@@ -302,6 +350,8 @@ class _Applier:
         self._record(entry, by_name=not self._repeated)
         try:
             source, source_name = self._directories.parent(source_path, make=False)
+            if self._alone or self._crew.busy(source.real):
+                source = self._settled(source)
             status = os.stat(source_name, dir_fd=source.fd, follow_symlinks=False)
         except FileNotFoundError as problem:
             raise self._missing_target(entry) from problem

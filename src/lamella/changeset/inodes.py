@@ -1,12 +1,14 @@
 """Making one inode in an open directory, with the metadata its tar member asks for.
 
 Every function touches one last name relative to a directory descriptor, creates exclusively and follows nothing, so
-it cannot reach outside; which directory that is, and what to do with a name that is taken, is for the caller.
+it cannot reach outside; which directory that is, and what to do with a name that is taken, is for the caller.  A small
+inode that cannot be made whole leaves no part of it.
 Owner, then mode, then extended attributes, then times: each step would undo the ones after it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -41,6 +43,9 @@ class Maker:
                 if written < len(data):
                     write_all(fd, memoryview(data)[written:])
             self._finish(fd, entry, inherited)
+        except BaseException:
+            _unmake(dir_fd, name)
+            raise
         finally:
             os.close(fd)
 
@@ -65,11 +70,15 @@ class Maker:
         else:
             kind, device = _NODES[entry.kind], os.makedev(entry.major, entry.minor)
             os.mknod(name, kind | entry.mode & 0o777, device if kind != stat.S_IFIFO else 0, dir_fd=dir_fd)
-        if self.owner_differs(entry, inherited):
-            os.chown(name, entry.uid, entry.gid, dir_fd=dir_fd, follow_symlinks=False)
-        if entry.kind is not Kind.SYMLINK and entry.mode & (self.umask | 0o7000):
-            _chmod_node(dir_fd, name, entry.mode)
-        os.utime(name, ns=times(entry), dir_fd=dir_fd, follow_symlinks=False)
+        try:
+            if self.owner_differs(entry, inherited):
+                os.chown(name, entry.uid, entry.gid, dir_fd=dir_fd, follow_symlinks=False)
+            if entry.kind is not Kind.SYMLINK and entry.mode & (self.umask | 0o7000):
+                _chmod_node(dir_fd, name, entry.mode)
+            os.utime(name, ns=times(entry), dir_fd=dir_fd, follow_symlinks=False)
+        except BaseException:
+            _unmake(dir_fd, name)
+            raise
 
     def owner_differs(self, entry: Entry, inherited: int | None) -> bool:
         """Tell whether a new inode would not have the owner that *entry* asks for."""
@@ -83,6 +92,14 @@ class Maker:
         if entry.xattrs:
             set_xattrs(fd, entry)
         os.utime(fd, ns=times(entry))
+
+
+def make(maker: Maker, dir_fd: int, name: bytes, entry: Entry, data: Buffer, inherited: int | None) -> None:
+    """Make the small inode that *entry* asks for; FileExistsError if *name* is taken."""
+    if entry.kind is Kind.REGULAR:
+        maker.regular(dir_fd, name, entry, data, inherited)
+    else:
+        maker.other(dir_fd, name, entry, inherited)
 
 
 _NODES: Final = {Kind.CHARACTER: stat.S_IFCHR, Kind.BLOCK: stat.S_IFBLK, Kind.FIFO: stat.S_IFIFO}
@@ -137,6 +154,11 @@ def write_all(fd: int, data: Buffer) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def _unmake(dir_fd: int, name: bytes) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(name, dir_fd=dir_fd)
 
 
 def _write_regions(fd: int, regions: list[tuple[int, int]], pieces: Iterable[Buffer]) -> None:

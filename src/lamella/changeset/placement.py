@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from lamella.changeset.entry import Entry, Kind
-from lamella.changeset.inodes import Buffer, Maker
+from lamella.changeset.entry import Entry
+from lamella.changeset.inodes import Buffer, Maker, make
 from lamella.fs.rooted import Root
 from lamella.linux.openat2 import open_in_root
 
@@ -21,14 +22,15 @@ _KEPT_OPEN: Final = 64
 class Directory:
     """An open directory of the layer.
 
-    *path* is how members name it, *real* where it is; they differ behind symbolic links.  *inherited* is the group
-    its set-group-ID bit gives to what is made in it.
+    *path* is how members name it, *real* where it is; they differ behind symbolic links.  Where the kernel cannot say
+    it is not *certain*.  *inherited* is the group its set-group-ID bit gives to what is made in it.
     """
 
-    __slots__ = ("fd", "inherited", "path", "real")
+    __slots__ = ("certain", "fd", "inherited", "path", "real")
 
     def __init__(self, path: bytes, real: bytes | None, fd: int) -> None:
         self.path = path
+        self.certain = real is not None
         self.real = path if real is None else real
         self.fd = fd
         self.inherited: int | None = None
@@ -45,10 +47,14 @@ class Directory:
 
 
 class Directories:
-    """Finds parents inside *root*; makes those that are missing, as 0755 root:root."""
+    """Finds parents inside *root*; makes those that are missing, as 0755 root:root.
 
-    def __init__(self, root: Root) -> None:
+    *settle* is called with the path of one that is not there: what leads to it may still be in the making.
+    """
+
+    def __init__(self, root: Root, settle: Callable[[bytes], None]) -> None:
         self.root = root
+        self._settle = settle
         self.made: set[bytes] = set()
         """Real paths of directories made only because something lies in them."""
         self._prefix = os.readlink(b"/proc/self/fd/%d" % root.fd)
@@ -87,7 +93,7 @@ class Directories:
         old = self._open.pop(path, None)
         if old is not None:
             os.close(old.fd)
-        directory = Directory(path, parent.join(name), fd)
+        directory = Directory(path, parent.join(name) if parent.certain else None, fd)
         self._trim()
         self._open[path] = directory
         return directory
@@ -103,6 +109,10 @@ class Directories:
         self.forget()
 
     def _find(self, path: bytes, *, make: bool) -> int:
+        try:
+            return self._open_path(path)
+        except FileNotFoundError:
+            self._settle(path)
         try:
             return self._open_path(path)
         except FileNotFoundError:
@@ -145,10 +155,7 @@ class Task(NamedTuple):
 def place(maker: Maker, directory: Directory, task: Task) -> None:
     """Make the inode of *task* now; FileExistsError if its name is taken."""
     try:
-        if task.entry.kind is Kind.REGULAR:
-            maker.regular(directory.fd, task.name, task.entry, task.data, directory.inherited)
-        else:
-            maker.other(directory.fd, task.name, task.entry, directory.inherited)
+        make(maker, directory.fd, task.name, task.entry, task.data, directory.inherited)
     except FileExistsError:
         raise
     except OSError as problem:

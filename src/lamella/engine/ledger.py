@@ -16,6 +16,7 @@ from lamella.readers.detect import open_reader
 if TYPE_CHECKING:
     from lamella.engine.opened import Opened
     from lamella.insight.collect import Collection
+    from lamella.readers.base import StoreReader
     from lamella.readers.docker import DockerReader
 
 __all__ = [
@@ -38,24 +39,29 @@ def read_ledger(root: Path, *, recount: bool = False, state: Path | None = None)
     The store may be in use; nothing in it is changed, but what was measured of its layers is remembered: in its own
     ``lamella/`` if it has one, else in *state* for as long as the machine is up.  *recount* measures all anew.
     """
-    from lamella.insight.ledger import count, memory_place
+    from lamella.insight.ledger import count
     from lamella.insight.summary import make_ledger
     from lamella.insight.usage import Remembered
 
     reader = open_reader(root)
-    place = memory_place(reader.root, reader.kind, _state(reader.root, state))
-    return make_ledger(count(reader, Remembered(place), recount=recount))
+    return make_ledger(count(reader, Remembered(_memory(reader, state)), recount=recount))
 
 
-def _state(root: Path, state: Path | None) -> Path | None:
+def _memory(reader: StoreReader, state: Path | None) -> Path | None:
+    """Return the file in which the sizes of layers are remembered: in the store if it is lamella's too."""
+    from lamella.insight.ledger import own_memory
+
+    own = own_memory(reader.root, reader.kind)
+    if own is not None:
+        return own
     from lamella.container.site import state_directory
 
-    place = state_directory(root, STATE_ROOT) if state is None else state
+    place = state_directory(reader.root, STATE_ROOT) if state is None else state
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
         return None
-    return place
+    return place / "usage"
 
 
 class SummaryRow(NamedTuple):
@@ -141,7 +147,8 @@ def plan_gc(root: Path, policy: Policy, *, state: Path | None = None) -> Plan:
 def _plan(root: Path, policy: Policy, state: Path | None) -> Collection:
     from lamella.insight.collect import plan_collection
 
-    return plan_collection(_docker_reader(root), policy, state=_state(root, state))
+    reader = _docker_reader(root)
+    return plan_collection(reader, policy, _memory(reader, state))
 
 
 def _docker_reader(root: Path) -> DockerReader:

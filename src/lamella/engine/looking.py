@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamella.errors import InvalidArgument, PermissionDenied
-from lamella.insight.counts import LIMIT
+from lamella.insight.history import spell_step
 
 if TYPE_CHECKING:
+    from lamella.insight.answer import Answer
     from lamella.insight.blame import ImageBlame, PathBlame, Version
     from lamella.insight.explain import Explanation, LayerStory
     from lamella.insight.imagediff import ImageDifference
-    from lamella.insight.whose import Answer
     from lamella.readers.base import StoreReader
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Version",
     "draw",
     "look",
+    "spell_step",
     "why",
 ]
 
@@ -57,14 +58,15 @@ class Look:
         """What was found damaged so far, a line each."""
         return self._reader.problems
 
-    def explain(self, name: str, *, limit: int | None = LIMIT) -> Explanation:
+    def explain(self, name: str, *, count_all: bool = False) -> Explanation:
         """Explain an image or container: its layers with their steps, directories, files and sharers.
 
-        *limit* bounds the file names looked at for counting, None does not.  Raises NotFound, InvalidArgument.
+        Layers with very many files stay uncounted unless *count_all* is set.  Raises NotFound, InvalidArgument.
         """
+        from lamella.insight.counts import LIMIT
         from lamella.insight.explain import explain
 
-        return explain(self._reader, name, limit=limit)
+        return explain(self._reader, name, limit=None if count_all else LIMIT)
 
     def why(self, what: str) -> Answer:
         """Say to what a path, ``DEVICE:INODE``, a mount or a process belongs, or that it is nobody's.

@@ -9,26 +9,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from lamella.insight.history import step_of_layer
 from lamella.insight.mergedtree import Fate, MergedTree, Node
 from lamella.insight.packages import Package, Packages
-from lamella.insight.stack import Mark, Stack, Visible, clean, kind_of
-from lamella.insight.subject import Subject, find_subject, open_stack
+from lamella.insight.stack import Mark, Stack, clean, kind_of
+from lamella.insight.subject import LayerName, Subject, find_subject, name_layer, open_stack
 from lamella.readers.base import StoredLayer, StoreReader
-
-
-class LayerName(msgspec.Struct, frozen=True):
-    """A layer and the step that made it."""
-
-    number: int
-    """1 for the base."""
-    role: str
-    diff_id: str | None
-    cache_id: str
-    directory: str
-    step: int | None
-    instruction: str
-    """In the Dockerfile's words; what the layer is for, if no step made it."""
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -131,7 +116,7 @@ def blame_paths(reader: StoreReader, name: str, paths: Sequence[bytes]) -> list[
 
 
 def _blame(subject: Subject, layers: list[StoredLayer], stack: Stack, packages: Packages, asked: bytes) -> PathBlame:
-    path = resolve_parents(stack, asked)
+    path = stack.resolve(asked)
     marks = stack.marks(path)
     last = marks[-1] if marks else None
     showing = last is not None and last.act == "writes"
@@ -157,42 +142,9 @@ def _blame(subject: Subject, layers: list[StoredLayer], stack: Stack, packages: 
     )
 
 
-def resolve_parents(stack: Stack, path: bytes) -> bytes:
-    """Return *path* with the links above its last name followed in the view, also where nothing is visible any more."""
-    parts = clean(path)
-    if not parts:
-        return b""
-    if parts[-1] == b"..":
-        found: Visible | None = stack.find(path)
-        return b"" if found is None else found.path
-    for depth in range(len(parts) - 1, 0, -1):
-        found = stack.find(b"/".join(parts[:depth]), follow=True)
-        if found is not None:
-            # What is below the last directory that is there was deleted with its parents: nothing is left to follow.
-            rest = [part for part in parts[depth:] if part != b".."]
-            return b"/".join([*clean(found.path), *rest])
-    return b"/".join(part for part in parts if part != b"..")
-
-
 def open_stack_below(stack: Stack, layer: int) -> Stack:
     """Return the view as it was below one layer."""
     return Stack(stack.directories[:layer], whole=stack.whole)
-
-
-def name_layer(subject: Subject, layers: Sequence[StoredLayer], index: int) -> LayerName:
-    """Describe one layer of a subject by its place, 0 at the base."""
-    layer = layers[index]
-    step = step_of_layer(subject.steps, index + 1) if layer.role == "image" else None
-    own = {"init": "(init layer: the container's own /etc/hosts and its like)", "writable": "(writable layer)"}
-    return LayerName(
-        number=index + 1,
-        role=layer.role,
-        diff_id=layer.diff_id,
-        cache_id=layer.directory_id,
-        directory=os.fspath(layer.directory),
-        step=None if step is None else step.number,
-        instruction=own.get(layer.role, "(the image does not tell)") if step is None else step.instruction,
-    )
 
 
 def _version(stack: Stack, layers: Sequence[StoredLayer], path: bytes, marks: Sequence[Mark], index: int) -> Version:

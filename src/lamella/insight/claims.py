@@ -25,7 +25,6 @@ class Owner(NamedTuple):
     item: str = ""
     part: str = ""
 
-
     def part_of(self, part: str) -> Owner:
         """Return the owner of a part of the item; what is unaccounted has its reason there already."""
         return self if self.section == "unaccounted" else self._replace(part=part)
@@ -171,7 +170,7 @@ def _claim_storage(
     root, driver = claims.root, reader.driver
     known = _STORAGE | {driver, *(f"{driver}-{part}" for part in ("images", "layers", "containers"))}
     claims.unknown(root, "Podman keeps nothing of this name here", besides=known)
-    claims.unknown(f"{root}/volumes", "no volume: there is no _data in it")
+    claims.unknown(f"{root}/volumes", "no volume: there is no _data in it", besides=_VOLUME_FILES)
     for layer in reader.layers().values():
         claims.claim(f"{root}/{driver}-layers/{layer.id}.tar-split.gz", owners[layer.id].part_of("record"))
     for identity, owner in images.items():
@@ -257,10 +256,8 @@ def _claim_container(claims: Claims, container: ContainerRecord) -> None:
         whole = os.path.dirname(directory) if os.path.basename(directory) == "userdata" else directory
         claims.claim(whole, Owner("containers", container.id, "records"))
         logs = Owner("logs", container.id)
-        claims.rule(
-            directory,
-            lambda name: logs if name.startswith(f"{container.id}-json.log") or name == "local-logs" else None,
-        )
+        starts = (f"{container.id}-json.log", "local-logs", "lamella.log")  # the last while it runs
+        claims.rule(directory, lambda name: logs if name.startswith(starts) else None)
     if log is not None:
         claims.claim(log, Owner("logs", container.id))
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from lamella.errors import InvalidArgument
 from lamella.insight.gc import Candidate, Done, Plan, Step, Stock, make_plan
-from lamella.insight.ledger import Accounts, count, memory_place
+from lamella.insight.ledger import Accounts, count
 from lamella.insight.policy import NAME, Policy, is_pinned, parse_policy
 from lamella.insight.summary import layer_sum, record_sum
 from lamella.insight.usage import Remembered
@@ -84,18 +84,17 @@ def change_pins(parts: ImageStore, add: Sequence[str] = (), remove: Sequence[str
 # ---------------------------------------------------------------------------------------------------- planning
 
 
-def plan_collection(reader: DockerReader, policy: Policy, *, state: Path | None = None, now: int = 0) -> Collection:
+def plan_collection(reader: DockerReader, policy: Policy, memory: Path | None, *, now: int = 0) -> Collection:
     """Plan a garbage collection of the store that *reader* reads; nothing in it is changed.
 
-    *now* is the moment it is for, nanoseconds since the epoch, 0 for the present.  Raises InvalidArgument for a policy
-    that selects nothing but dangling images.
+    *memory* is where the sizes of layers are remembered, *now* the moment it is for, in nanoseconds since the epoch, 0
+    for the present.  Raises InvalidArgument for a policy that selects nothing but dangling images.
     """
     if not policy.selects:
         raise InvalidArgument(
             f"there is no policy: write {reader.root}/lamella/{NAME}, or give --unused-for, --keep or --budget"
         )
-    remembered = Remembered(memory_place(reader.root, reader.kind, state))
-    accounts = count(reader, remembered)
+    accounts = count(reader, Remembered(memory))
     policy = policy._replace(pins=(*policy.pins, *read_pins(reader.root)))
     stock = take_stock(accounts, now or time.time_ns())
     plan = make_plan(stock, policy)
@@ -107,7 +106,7 @@ def take_stock(accounts: Accounts, now: int) -> Stock:
     """Say what a store holds in the planner's terms."""
     holding = accounts.holding
     sizes: dict[str, int] = {layer: layer_sum(accounts, layer).bytes for layer in holding.holders}
-    needed = set(holding.used_layers | holding.built_on)
+    needed = set(holding.used_layers) | holding.built_on
     for stored in holding.layers.values():  # what stands on it may be a layer that no image has
         below = stored.parent
         if stored.id in holding.holders or below is None:

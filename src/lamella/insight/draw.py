@@ -40,7 +40,8 @@ _PAGE: Final = """\
 :root { color-scheme: light dark; }
 body { margin: 2rem auto; max-width: 70rem; padding: 0 1rem; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, sans-serif; }
-svg { width: 100%; height: auto; } table { border-collapse: collapse; width: 100%; }
+svg { width: 100%; height: auto; } table { border-collapse: collapse; width: 100%; table-layout: fixed; }
+th.narrow { width: 4rem; } th.wide { width: 8rem; } td { overflow-wrap: anywhere; }
 th, td { border-bottom: 1px solid var(--line); padding: .35rem .5rem; text-align: left; vertical-align: top; }
 td.number { text-align: right; } code, pre { font: 13px ui-monospace, monospace; overflow-wrap: anywhere; }
 pre { white-space: pre-wrap; } caption { text-align: left; font-weight: 600; padding: .5rem 0; }
@@ -190,7 +191,7 @@ def _shared(story: Explanation, layer: LayerStory) -> str:
     text = ", ".join(names)
     if not others:
         return f"shared with {text}"
-    return f"shared with {text} and {others} more" if text else f"shared with {others} more"
+    return f"shared with {text} and {others} more" if text else f"shared with {others} untagged"
 
 
 def _described(story: Explanation) -> str:
@@ -206,7 +207,8 @@ def _described(story: Explanation) -> str:
 
 def _table(story: Explanation) -> Iterator[str]:
     yield "<table>\n<caption>Layers and steps, the base first</caption>"
-    yield "<thead><tr><th>Layer</th><th>Step</th><th>Size</th><th>Files</th><th>Shared</th></tr></thead>\n<tbody>"
+    yield '<thead><tr><th class="narrow">Layer</th><th>Step</th><th class="narrow">Size</th>'
+    yield '<th class="wide">Files</th><th class="wide">Shared</th></tr></thead>\n<tbody>'
     for layer, text in _rows(story)[::-1]:
         if layer is None:
             yield f'<tr class="meta"><td></td><td>{clean(text)}</td><td></td><td>settings only</td><td></td></tr>'

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
 from lamella.insight.counts import LIMIT, count_layers
 from lamella.insight.history import Step
+from lamella.insight.mounts import MountStory, find_mounts
 from lamella.insight.subject import Place, Subject, find_subject
-from lamella.readers.base import ContainerRecord, ImageStack, StoreReader
+from lamella.readers.base import ImageStack, StoreReader
 
 
 class LayerCounts(msgspec.Struct, frozen=True):
@@ -54,18 +54,6 @@ class Relative(msgspec.Struct, frozen=True):
     names: tuple[str, ...]
     layers: int
     """How many layers, from the base up, are the same."""
-
-
-class MountStory(msgspec.Struct, frozen=True):
-    """A mount as the kernel has it."""
-
-    seen_by: str
-    """``self``, or the process ID in whose mount namespace it is."""
-    id: int
-    target: str
-    fstype: str
-    options: str
-    super_options: str
 
 
 class ContainerStory(msgspec.Struct, frozen=True):
@@ -207,34 +195,3 @@ def _container(subject: Subject) -> ContainerStory:
         mounts=find_mounts(container, None if own is None else own.directory),
         volumes=container.volumes,
     )
-
-
-def find_mounts(container: ContainerRecord, writable: Path | None) -> tuple[MountStory, ...]:
-    """Return where a container's file system is mounted: as this process sees it, then as its own process does."""
-    from lamella.linux.mountinfo import read_mountinfo
-
-    found: list[MountStory] = []
-    for seen_by in ("self", *([str(container.pid)] if container.pid else [])):
-        try:
-            entries = read_mountinfo(seen_by)
-        except (OSError, ValueError):  # the process has ended, or is not ours to ask
-            continue
-        for entry in entries:
-            upper = option(entry.super_options, "upperdir")
-            ours = container.merged is not None and entry.target == os.fspath(container.merged)
-            if upper and writable is not None and os.path.isabs(upper):
-                ours = ours or upper == os.fspath(writable)
-            if ours or (seen_by != "self" and entry.target == "/" and entry.fstype == "overlay"):
-                found.append(
-                    MountStory(seen_by, entry.id, entry.target, entry.fstype, entry.options, entry.super_options)
-                )
-    return tuple(found)
-
-
-def option(options: str, key: str) -> str:
-    """Return one of a mount's options, empty if it is not there."""
-    for item in options.split(","):
-        name, _, value = item.partition("=")
-        if name == key:
-            return value
-    return ""

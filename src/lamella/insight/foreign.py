@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lamella.errors import LamellaError, NotFound, Unsupported
+from lamella.errors import LamellaError, Unsupported
 from lamella.insight.contents import Task, check_contents
 from lamella.insight.findings import Finding
 from lamella.insight.fsck import Report, check_store, in_order, require_root
 from lamella.linux.workers import forked_map
-from lamella.readers import containerd, containers_storage
+from lamella.store.smallfiles import list_names
 
 if TYPE_CHECKING:
     from lamella.readers.base import StoreReader
@@ -23,34 +23,34 @@ _DOCKERS = ("image", "overlay2", "vfs", "lamella", "containers")
 def check_any(root: Path, *, deep: bool = False, driver: str = "", processes: int | None = None) -> Report:
     """Check the store at *root*, of whatever kind; see ``fsck.check_store``."""
     root = require_root(root)
-    if is_foreign(root):
-        from lamella.readers.detect import open_reader
-
-        return check_reader(open_reader(root), deep=deep, processes=processes)
-    _require_any(root)
+    reader = find_foreign(root)
+    if reader is not None:
+        return check_reader(reader, deep=deep, processes=processes)
     return check_store(root, deep=deep, driver=driver, processes=processes)
 
 
 def require_docker(root: Path) -> None:
     """Raise Unsupported for a store of another engine's layout, NotFound for none."""
-    root = require_root(root)
-    if is_foreign(root):
+    if find_foreign(require_root(root)) is not None:
         raise Unsupported(f"{root} is another engine's store: it can be checked, but only Docker's layout is changed")
-    _require_any(root)
 
 
-def _require_any(root: Path) -> None:
-    if os.listdir(root) and not any(os.path.lexists(root / name) for name in _DOCKERS):
-        raise NotFound(f"{root}: no store here: neither Docker's nor Podman's nor containerd's")
+def find_foreign(root: Path) -> StoreReader | None:
+    """Return the reader of a store that is not in Docker's layout; None for Docker's, however damaged it is.
 
+    Raises NotFound where there is no store at all.
+    """
+    from lamella.readers.detect import open_reader
 
-def is_foreign(root: Path) -> bool:
-    """Tell whether a store is Podman's or containerd's, Docker with containerd's image store included."""
-    from lamella.readers.docker import has_images
-
-    if containers_storage.is_containers_storage(root) or containerd.is_containerd_root(root):
-        return True
-    return not has_images(root) and containerd.is_containerd_root(root / "containerd" / "daemon")
+    if any(list_names(root / name) for name in ("image/overlay2", "image/vfs", "overlay2", "vfs/dir")):
+        return None
+    try:
+        reader = open_reader(root)
+    except LamellaError:
+        if not os.listdir(root) or any(os.path.lexists(root / name) for name in _DOCKERS):
+            return None
+        raise
+    return None if reader.kind == "docker" else reader
 
 
 def check_reader(reader: StoreReader, *, deep: bool = False, processes: int | None = None) -> Report:

@@ -202,7 +202,8 @@ class _Healer:
         return True
 
     def _carry_out(self, finding: Finding, plan: Plan) -> bool:
-        self._sound.pop(finding.subject[0] if finding.subject else "", None)
+        for name in finding.subject[:1]:
+            self._sound.pop(name, None)
         try:
             plan.act()
         except (Hopeless, LamellaError, OSError) as error:
@@ -222,7 +223,7 @@ class _Healer:
         contents = check_files(survey, tasks, self._processes)
         troubles: dict[str, list[Trouble]] = {}
         for finding in contents:
-            name = finding.subject[1] if len(finding.subject) > 1 else ""
+            name = "".join(finding.subject[1:2])
             troubles.setdefault(finding.subject[0], []).append((finding.code, name, finding.text))
         for task in tasks:
             if task.name not in troubles:

@@ -15,10 +15,9 @@ import msgspec
 
 from lamella.changeset.changes import ChangeKind
 from lamella.changeset.xattrs import travels
-from lamella.insight.blame import LayerName, name_layer
 from lamella.insight.mergedtree import Counts, MergedTree, Node
 from lamella.insight.stack import Stack, kind_of
-from lamella.insight.subject import Subject, find_subject, open_stack
+from lamella.insight.subject import LayerName, Subject, find_subject, name_layer, open_stack
 from lamella.model.imageconfig import ImageConfig, settings_document
 from lamella.readers.base import StoredLayer, StoreReader
 

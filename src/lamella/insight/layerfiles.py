@@ -96,9 +96,7 @@ def list_items(folder: Folder, *, most: int = SHOWN, below: int = SHOWN_BELOW) -
     A directory with nothing but another directory in it is told by the longer name.
     """
     folders = dict(_long_names(folder))
-    items = [
-        Item(name, "directory", each.size, each.hidden, each.wasted, each.files) for name, each in folders.items()
-    ]
+    items = [Item(name, "directory", each.size, each.hidden, each.wasted, each.files) for name, each in folders.items()]
     items += [
         Item(
             name,
@@ -121,8 +119,16 @@ def list_items(folder: Folder, *, most: int = SHOWN, below: int = SHOWN_BELOW) -
         for item in items[:most]
     ]
     if rest:
-        sums = [sum(getattr(item, field) for item in rest) for field in ("size", "hidden", "wasted", "files")]
-        shown.append(Item(b"", "rest", *sums))
+        shown.append(
+            Item(
+                b"",
+                "rest",
+                sum(item.size for item in rest),
+                sum(item.hidden for item in rest),
+                sum(item.wasted for item in rest),
+                sum(item.files for item in rest),
+            )
+        )
     return tuple(shown)
 
 

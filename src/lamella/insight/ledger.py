@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from lamella.insight.claims import ENGINE, Claims, Owner, make_claims, record_directory, record_owner
 from lamella.insight.usage import Layer, Link, Remembered, Use, measure, measure_all
 from lamella.readers.base import ContainerRecord, ImageRecord, StoredLayer, StoreReader
+from lamella.store.smallfiles import is_directory
 
 LIVE: Final = frozenset({"running", "paused", "restarting"})
 _BLOCK: Final = 512
@@ -36,8 +37,8 @@ class Holding(NamedTuple):
     containers: Sequence[ContainerRecord]
     holders: Mapping[str, Sequence[str]]
     """The images of each layer."""
-    used_layers: frozenset[str]
-    """Layers that containers stand on, or are."""
+    used_layers: Mapping[str, Sequence[str]]
+    """The containers that stand on each layer, or have it as their own."""
     used_images: frozenset[str]
     parents: frozenset[str]
     """Images that another one was made from."""
@@ -56,6 +57,10 @@ def read_holding(reader: StoreReader) -> Holding:
     for image in images.values():
         for layer in image.layers:
             holders.setdefault(layer, []).append(image.id)
+    used_layers: dict[str, list[str]] = {}
+    for container in containers:
+        for layer in container.layers:
+            used_layers.setdefault(layer, []).append(container.id)
     parents = frozenset(image.parent for image in images.values() if image.parent)
     used_images = frozenset(container.image for container in containers)
     built_on: set[str] = set()
@@ -69,7 +74,7 @@ def read_holding(reader: StoreReader) -> Holding:
         layers=layers,
         containers=containers,
         holders=holders,
-        used_layers=frozenset(layer for container in containers for layer in container.layers),
+        used_layers=used_layers,
         used_images=used_images,
         parents=parents,
         steps=frozenset(
@@ -186,9 +191,8 @@ def count(reader: StoreReader, remembered: Remembered, *, recount: bool = False)
 
 def _layer_owner(layer: StoredLayer, holding: Holding) -> Owner:
     if layer.role in {"writable", "init"}:
-        for container in holding.containers:
-            if layer.id in container.layers:
-                return Owner("containers", container.id, layer.role)
+        for container in holding.used_layers.get(layer.id, ()):
+            return Owner("containers", container, layer.role)
         return Owner("unaccounted", layer.id, f"the {layer.role} layer of no container")
     if layer.role == "build":
         return Owner("build", layer.id)
@@ -258,9 +262,7 @@ def _read(directory: str) -> Iterator[tuple[str, os.stat_result]]:
         os.close(fd)
 
 
-def memory_place(root: Path, kind: str, state: Path | None) -> Path | None:
-    """Return where the sizes of a store's layers are remembered: in it if it is lamella's too, else in *state*."""
+def own_memory(root: Path, kind: str) -> Path | None:
+    """Return where a store that is lamella's too remembers the sizes of its layers; None if it is not."""
     own = root / "lamella"
-    if kind == "docker" and own.is_dir() and not own.is_symlink() and os.access(own, os.W_OK):
-        return own / "usage"
-    return None if state is None else state / "usage"
+    return own / "usage" if kind == "docker" and is_directory(own) and os.access(own, os.W_OK) else None

@@ -28,6 +28,7 @@ RECORD = "record.json"
 _LIMIT = 8 << 20
 _ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}", re.ASCII)
 _GONE = "-removing"
+_DRAFT = ".draft-"
 MAKING = "making"
 """Holds the inode of a replacement that is being made in an entry, until it has changed places with the damaged one."""
 
@@ -105,7 +106,8 @@ class Quarantine:
         entry_id = f"{stamp}-{os.urandom(4).hex()}"
         path = self.directory / entry_id
         self._make()
-        os.mkdir(path, 0o700)
+        draft = self.directory / f"{_DRAFT}{entry_id}"
+        os.mkdir(draft, 0o700)
         record = {
             "time": int(moment),
             "run": run,
@@ -115,7 +117,8 @@ class Quarantine:
             "origins": list(origins),
             "references": dict(references or {}),
         }
-        write_file(path / RECORD, encode(record))
+        write_file(draft / RECORD, encode(record))
+        os.rename(draft, path)
         fsync_dir(self.directory)
         return Entry(entry_id, path, moment, run, code, text, tuple(proof), origins, dict(references or {}), ())
 
@@ -154,7 +157,7 @@ class Quarantine:
         """Return the entries whose record cannot be read."""
         found = []
         for name in list_names(self.directory):
-            if name.endswith(_GONE):
+            if name.endswith(_GONE) or name.startswith(_DRAFT):
                 continue
             try:
                 self._read(name)
@@ -202,7 +205,7 @@ class Quarantine:
 
         for name in list_names(self.directory):
             path = self.directory / name
-            if name.endswith(_GONE):
+            if name.endswith(_GONE) or name.startswith(_DRAFT):
                 remove_tree(path)
                 continue
             try:

@@ -129,11 +129,12 @@ def undo(root: Path, ids: Sequence[str] = (), *, driver: str = "") -> list[Entry
             chosen = [entry for entry in entries if entry.id == last.id or (last.run and entry.run == last.run)]
         else:
             raise NotFound("there is nothing in the quarantine")
-        # The last one that was taken away is the first to come back.
-        for entry in sorted(chosen, key=lambda entry: (entry.moved_at, entry.id), reverse=True):
+        for entry in chosen:  # all or nothing
             for number in entry.held:
                 if os.path.lexists(root / entry.origins[number]):
                     raise Conflict(f"{root / entry.origins[number]} exists again: move it away to undo {entry.id}")
+        # The last one that was taken away is the first to come back.
+        for entry in sorted(chosen, key=lambda entry: (entry.moved_at, entry.id), reverse=True):
             if entry.references:
                 survey = Survey(root, driver)
                 if survey.references_fault not in {"", "missing"}:

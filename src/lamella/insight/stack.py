@@ -161,6 +161,21 @@ class Stack:
                 done.append(name)
             return Visible(b"/".join(done), *place.here())
 
+    def resolve(self, path: bytes) -> bytes:
+        """Return *path* with the links above its last name followed in the view, also where nothing is visible now."""
+        parts = clean(path)
+        if not parts:
+            return b""
+        if parts[-1] == b"..":
+            found = self.find(path)
+            return b"" if found is None else found.path
+        for depth in range(len(parts) - 1, 0, -1):
+            found = self.find(b"/".join(parts[:depth]), follow=True)
+            if found is not None:
+                # What is below the last directory that is there was deleted with its parents: nothing to follow there.
+                return b"/".join([*clean(found.path), *(part for part in parts[depth:] if part != b"..")])
+        return b"/".join(part for part in parts if part != b"..")
+
     def names(self, path: bytes) -> Iterator[bytes]:
         """Yield the names in the directory that *path* leads to, in byte order; none if there is no such directory."""
         found = self.find(path, follow=True)

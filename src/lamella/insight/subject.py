@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from lamella.errors import NotFound
-from lamella.insight.history import Step, plan_steps
+from lamella.insight.history import Step, plan_steps, step_of_layer
 from lamella.insight.stack import Stack
 from lamella.model.digest import ChainID, DiffID, chain_ids
 from lamella.readers.base import ContainerRecord, ImageRecord, StoredLayer, StoreReader
@@ -61,6 +65,20 @@ class Subject(NamedTuple):
         return layers
 
 
+class LayerName(msgspec.Struct, frozen=True):
+    """A layer and the step that made it."""
+
+    number: int
+    """1 for the base."""
+    role: str
+    diff_id: str | None
+    cache_id: str
+    directory: str
+    step: int | None
+    instruction: str
+    """In the Dockerfile's words; what the layer is for, if no step made it."""
+
+
 def find_subject(reader: StoreReader, name: str) -> Subject:
     """Return what *name* names, a container first.  Raises NotFound or InvalidArgument."""
     try:
@@ -97,6 +115,22 @@ def container_subject(reader: StoreReader, container: ContainerRecord) -> Subjec
     own = [layer for layer in layers if layer.role != "image"]
     places += tuple(Place(len(places) + n, layer, None, None) for n, layer in enumerate(own, 1))
     return Subject("container", image, container, places, plan_steps(image.config) if image is not None else ())
+
+
+def name_layer(subject: Subject, layers: Sequence[StoredLayer], index: int) -> LayerName:
+    """Describe one layer of a subject by its place, 0 at the base."""
+    layer = layers[index]
+    step = step_of_layer(subject.steps, index + 1) if layer.role == "image" else None
+    own = {"init": "(init layer: the container's own /etc/hosts and its like)", "writable": "(writable layer)"}
+    return LayerName(
+        number=index + 1,
+        role=layer.role,
+        diff_id=layer.diff_id,
+        cache_id=layer.directory_id,
+        directory=os.fspath(layer.directory),
+        step=None if step is None else step.number,
+        instruction=own.get(layer.role, "(the image does not tell)") if step is None else step.instruction,
+    )
 
 
 def open_stack(reader: StoreReader, layers: list[StoredLayer]) -> Stack:

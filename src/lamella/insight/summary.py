@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from lamella.insight.ledger import LIVE, Accounts, Sum
-from lamella.model.digest import hex_of
 
 SECTIONS: Final = {
     "layers": "Image layers",
@@ -199,6 +199,7 @@ def record_sum(accounts: Accounts, image: str) -> Sum:
 
 def _images(accounts: Accounts) -> list[ImageUse]:
     holding = accounts.holding
+    users = Counter(container.image for container in holding.containers)
     found = []
     for image in holding.images.values():
         record = record_sum(accounts, image.id)
@@ -209,7 +210,7 @@ def _images(accounts: Accounts) -> list[ImageUse]:
             inodes += use.inodes
             if len(set(holding.holders[layer])) == 1 and layer not in holding.built_on:
                 own += use.bytes
-        containers = sum(container.image == image.id for container in holding.containers)
+        containers = users[image.id]
         free = not containers and image.id not in holding.parents
         found.append(
             ImageUse(
@@ -235,7 +236,7 @@ def _layers(accounts: Accounts) -> list[LayerUse]:
         if layer.role != "image":
             continue
         use = layer_sum(accounts, layer.id)
-        containers = sum(layer.id in container.layers for container in holding.containers)
+        containers = len(holding.used_layers.get(layer.id, ()))
         images = len(set(holding.holders.get(layer.id, ())))
         kept = containers or not accounts.of("layers", layer.id).inodes
         found.append(
@@ -276,10 +277,11 @@ def _containers(accounts: Accounts) -> list[ContainerUse]:
 
 
 def _volumes(accounts: Accounts) -> list[VolumeUse]:
+    mounted = Counter(name for container in accounts.holding.containers for name in set(container.volumes))
     found = []
     for name in accounts.items("volumes"):
         use = accounts.of("volumes", name)
-        users = sum(name in container.volumes for container in accounts.holding.containers)
+        users = mounted[name]
         found.append(VolumeUse(name, use.bytes, use.inodes, users, 0 if users else use.bytes))
     return sorted(found, key=lambda item: (-item.bytes, item.name))
 
@@ -320,9 +322,3 @@ def _ancestors(accounts: Accounts) -> set[str]:
             found.add(parent)
             parent = images[parent].parent
     return found
-
-
-def short_name(item: str) -> str:
-    """Return an ID as lists show it, any other name as it is."""
-    digits = hex_of(item)
-    return digits[:12] if len(digits) == 64 else item

@@ -50,6 +50,9 @@ class Link(NamedTuple):
     """How many it has."""
 
 
+_Row = tuple[int, int, int, int, int, int, tuple[Link, ...]]
+
+
 class Use(NamedTuple):
     """What one tree takes."""
 
@@ -247,9 +250,8 @@ def _parse(raw: bytes) -> dict[str, tuple[Identity, Use]]:
     head, _, body = raw.partition(b"\n")
     if head != _HEADER + sha256(body).hexdigest().encode():
         raise DataLoss("what was measured of layers cannot be read")
-    row = tuple[int, int, int, int, int, int, tuple[Link, ...]]
     try:
-        table = json.decode(body, type=dict[str, row])
+        table = json.decode(body, type=dict[str, _Row])
     except DecodeError as error:
         raise DataLoss("what was measured of layers cannot be read") from error
     return {key: (item[:4], Use(item[4], item[5], item[6])) for key, item in table.items()}

@@ -14,75 +14,13 @@ from pathlib import Path
 import msgspec
 
 from lamella.errors import LamellaError, NotFound
-from lamella.insight.blame import name_layer, resolve_parents
+from lamella.insight.answer import Answer, LayerFacts, Named, StepFacts
 from lamella.insight.history import plan_steps, step_of_layer
-from lamella.insight.subject import container_subject, image_name, open_stack
+from lamella.insight.subject import container_subject, image_name, name_layer, open_stack
 from lamella.model.digest import PREFIX, chain_ids, is_hex64
 from lamella.model.ids import is_cache_id, is_link_id
 from lamella.readers.base import ContainerRecord, ImageStack, StoredLayer, StoreReader
 from lamella.store.smallfiles import is_directory, list_names
-
-
-class LayerFacts(msgspec.Struct, frozen=True):
-    """The layer that something lies in."""
-
-    id: str
-    role: str
-    """``image``, ``init``, ``writable``, ``build``."""
-    diff_id: str | None
-    chain_id: str | None
-    cache_id: str
-    directory: str
-    size: int | None
-
-
-class StepFacts(msgspec.Struct, frozen=True):
-    """The step that made the layer, as one of its images tells it."""
-
-    image: str
-    number: int
-    layer: int
-    instruction: str
-
-
-class Named(msgspec.Struct, frozen=True):
-    """An image or container that has it."""
-
-    id: str
-    names: tuple[str, ...]
-    status: str = ""
-    """Of a container."""
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """To whom something belongs."""
-
-    asked: str
-    state: str
-    """``held``; ``orphan``: nobody needs it; ``busy``: an operation in progress may be making it; ``own``: the engine's
-    or lamella's own; ``unknown``: it is in no store."""
-    holder: str
-    """``layer``, ``container``, ``image``, ``volume``, ``build-cache``, ``store``, ``lamella``, or empty for nobody."""
-    reason: str
-    """One sentence."""
-    store: str = ""
-    root: str = ""
-    path: str = ""
-    """Where it lies on this machine."""
-    inside: str = ""
-    """The path as an image, container or volume has it, if it is inside one."""
-    exists: bool = True
-    layer: LayerFacts | None = None
-    step: StepFacts | None = None
-    images: tuple[Named, ...] = ()
-    """Images that have the layer, or the image itself; named ones first."""
-    containers: tuple[Named, ...] = ()
-    volumes: tuple[str, ...] = ()
-    seen_in: Named | None = None
-    """The container through which it was asked for."""
-    process: int | None = None
-    problems: tuple[str, ...] = ()
-
 
 _OWN_PARTS = {
     "lamella": "lamella keeps its own records here",
@@ -219,7 +157,7 @@ class _Question:
         layers = [place.layer for place in subject.places if place.layer is not None]
         wanted = os.fsencode("/".join(names))
         with open_stack(self._reader, layers) as stack:
-            path = resolve_parents(stack, wanted)
+            path = stack.resolve(wanted)
             found = stack.find(path)
         if found is None:
             return msgspec.structs.replace(

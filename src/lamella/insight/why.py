@@ -16,8 +16,9 @@ from typing import Final
 import msgspec
 
 from lamella.errors import DataLoss, LamellaError, NotFound, Unsupported
-from lamella.insight.explain import option
-from lamella.insight.whose import Answer, seen_in, whose
+from lamella.insight.answer import Answer
+from lamella.insight.mounts import option
+from lamella.insight.whose import seen_in, whose
 from lamella.linux.mountinfo import MountEntry, parse_mountinfo, read_mountinfo
 from lamella.readers.base import ContainerRecord, StoreReader
 from lamella.readers.detect import open_reader

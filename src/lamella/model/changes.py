@@ -13,7 +13,6 @@ import msgspec
 
 from lamella.errors import InvalidArgument
 from lamella.model.imageconfig import ContainerSettings, Healthcheck
-from lamella.model.units import parse_duration
 
 _DEFAULT_SHELL = ("/bin/sh", "-c")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]+|[@*#?$!-]", re.ASCII)  # the last are the shell's own, always empty
@@ -346,6 +345,8 @@ def _healthcheck_number(option: str, value: str) -> int:
         if not (value.isascii() and value.isdigit() and len(value) < 10):
             raise InvalidArgument("--retries of HEALTHCHECK must be a whole number that is not negative")
         return int(value)
+    from lamella.model.units import parse_duration
+
     duration = parse_duration(value)
     if duration and duration < 1_000_000:
         raise InvalidArgument(f'Interval "{option}" cannot be less than 1ms')

@@ -69,17 +69,21 @@ class ImageDB:
 
     def read_config(self, id: ImageID) -> tuple[bytes, ImageConfig]:  # noqa: A002  (the vocabulary's word)
         """Read an image's config alone, its bytes and the view of them; raises as `get` does."""
+        raw = self.read_raw(id)
+        try:
+            return raw, decode_image_config(raw)
+        except InvalidArgument as error:
+            raise DataLoss(f"image {id}: {error}") from error
+
+    def read_raw(self, id: ImageID) -> bytes:  # noqa: A002  (the vocabulary's word)
+        """Read the bytes of an image's config; raises as `get` does, but for what they say."""
         try:
             raw = read_small(self.content / hex_of(id), CONFIG_LIMIT)
         except FileNotFoundError:
             raise NotFound(f"no such image: {id}") from None
         if digest_of(raw) != id:
             raise DataLoss(f"image {id}: its config is damaged; remove it and load or pull it again")
-        try:
-            config = decode_image_config(raw)
-        except InvalidArgument as error:
-            raise DataLoss(f"image {id}: {error}") from error
-        return raw, config
+        return raw
 
     def find(self, id: ImageID) -> StoredImage | None:  # noqa: A002  (the vocabulary's word)
         """Read one image, or return None if there is none."""

@@ -28,7 +28,15 @@ Document = dict[str, Any]
 MOST_COLUMNS: Final = 200
 MOST_NAMES: Final = 60
 _KEPT_FILES: Final = 6
-_LETTERS: Final = {"layer": "l", "loose": "l", "missing": "m", "image": "i", "init": "c", "writable": "c", "container": "c"}
+_LETTERS: Final = {
+    "layer": "l",
+    "loose": "l",
+    "missing": "m",
+    "image": "i",
+    "init": "c",
+    "writable": "c",
+    "container": "c",
+}
 
 
 class Documents:

@@ -88,8 +88,9 @@ def _serve(channel: socket.socket, answers: Mapping[str, Answer]) -> NoReturn:  
 
 def _named(value: Any) -> Any:
     """Turn named tuples, at any depth, into mappings of their fields."""
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return {name: _named(each) for name, each in zip(value._fields, value, strict=True)}
+    fields = getattr(value, "_fields", None)
+    if fields is not None:
+        return {name: _named(each) for name, each in zip(fields, value, strict=True)}
     if isinstance(value, (list, tuple)):
         return [_named(each) for each in value]
     return value

@@ -11,7 +11,6 @@ import json
 import secrets
 import socket
 import threading
-import time
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,8 +42,6 @@ _HEADERS: Final = {
     "Cache-Control": "no-store",
 }
 _MOST_REQUESTS: Final = 64
-_POLL: Final = 0.5
-_SILENCE: Final = 15.0
 Question = Mapping[str, str]
 
 
@@ -60,7 +57,6 @@ class PageServer(ThreadingHTTPServer):
         self.helper = helper
         self.secret = secrets.token_urlsafe(32)
         self.files = {path.name: path.read_bytes() for path in _PAGE.iterdir() if path.suffix in _TYPES}
-        self.stopping = threading.Event()
         self.room = threading.BoundedSemaphore(_MOST_REQUESTS)
         super().__init__((LOOPBACK, port), Handler)
 
@@ -98,15 +94,11 @@ class PageServer(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:  # type: ignore[explicit-override]
         """Say nothing: a browser that hangs up is no news."""
 
-    def stop(self) -> None:
-        """End the streams of events."""
-        self.stopping.set()
-
 
 class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
-    server: PageServer
+    server: PageServer  # pyright: ignore[reportIncompatibleVariableOverride]
     protocol_version = "HTTP/1.1"
     timeout = 30
     server_version = "lamella"
@@ -126,9 +118,7 @@ class Handler(BaseHTTPRequestHandler):
         except ValueError:
             self._send(HTTPStatus.BAD_REQUEST, b"malformed question\n", "text/plain; charset=utf-8")
             return
-        if name == "api/events":
-            self._stream()
-        elif name.startswith("api/"):
+        if name.startswith("api/"):
             self._answer(name.removeprefix("api/"), question)
         else:
             self._file(name or "index.html")
@@ -178,28 +168,6 @@ class Handler(BaseHTTPRequestHandler):
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             document = {"error": f"internal error: {type(error).__name__}: {error}"}
         self._send(status, json.dumps(document).encode(), "application/json")
-
-    def _stream(self) -> None:
-        """Tell the store's stamp, and again whenever it is another one, until the browser leaves."""
-        self.close_connection = True
-        self.send_response(HTTPStatus.OK)
-        self._send_headers({"Content-Type": "text/event-stream", "Connection": "close"})
-        if self.command == "HEAD":
-            return
-        told, when = "", 0.0
-        while not self.server.stopping.is_set():
-            try:
-                stamp = self.server.documents.version()
-            except (LamellaError, OSError):
-                stamp = "gone"
-            if stamp != told:
-                self.wfile.write(f"data: {stamp}\n\n".encode())
-                told, when = stamp, time.monotonic()
-            elif time.monotonic() - when > _SILENCE:
-                self.wfile.write(b":\n\n")
-                when = time.monotonic()
-            self.wfile.flush()
-            self.server.stopping.wait(_POLL)
 
     def _send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
         self.send_response(status)
@@ -264,6 +232,7 @@ def _place(server: PageServer, question: Question) -> Mapping[str, Any]:
 
 
 ANSWERS: Final[Mapping[str, Callable[[PageServer, Question], Mapping[str, Any]]]] = {
+    "version": lambda server, _: {"version": server.documents.version()},
     "store": lambda server, _: server.documents.store(),
     "stacks": _stacks,
     "overview": lambda server, question: server.documents.overview(

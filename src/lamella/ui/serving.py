@@ -29,4 +29,3 @@ def serve(root: Path, *, port: int, ready: Callable[[str], None]) -> None:
             ready(server.address)
             with suppress(KeyboardInterrupt):
                 server.serve_forever()
-            server.stop()

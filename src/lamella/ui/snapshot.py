@@ -95,9 +95,7 @@ class Snapshot:
             return [self._block(layer) for layer in image.layers]
         by_chain = {layer.chain_id: layer.id for layer in self.layers.values() if layer.role == "image"}
         chains = chain_ids(image.config.diff_ids)
-        return [
-            self._block(by_chain[chain]) if chain in by_chain else Block("missing", chain) for chain in chains
-        ]
+        return [self._block(by_chain[chain]) if chain in by_chain else Block("missing", chain) for chain in chains]
 
     def layout(self, wanted: str = "", *, steps: bool = False) -> Layout:
         """Lay out the images and containers whose names or IDs hold *wanted*, with *steps* those of builds as well."""
@@ -122,9 +120,7 @@ class Snapshot:
             drawn.update(block.id for block in below)
             matches = _holds(wanted, (*image.names, *image.digests, image.id))
             containers = standing.get(image.id, [])
-            shown = [
-                each for each in containers if matches or _holds(wanted, (each.name, each.id, each.image_name))
-            ]
+            shown = [each for each in containers if matches or _holds(wanted, (each.name, each.id, each.image_name))]
             label = image.names[0] if image.names else f"\uffff{image.id}"
             if matches and not shown:
                 yield Stack(label, below)
@@ -143,9 +139,11 @@ class Snapshot:
 
     def _loose(self, drawn: set[str], *, steps: bool) -> Iterator[Stack]:
         """Yield what no image and no container stands on, build caches' layers only with *steps*."""
-        known = drawn if steps else drawn | {
-            block.id for image in self.hidden_steps for block in self.chain(self.images[image])
-        }
+        known = (
+            drawn
+            if steps
+            else drawn | {block.id for image in self.hidden_steps for block in self.chain(self.images[image])}
+        )
         roles = {"image", "build"} if steps else {"image"}
         loose = {layer.id: layer for layer in self.layers.values() if layer.role in roles and layer.id not in known}
         covered = {layer.parent for layer in loose.values()}

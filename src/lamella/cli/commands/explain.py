@@ -22,7 +22,7 @@ _SHARERS = 3
 def run(context: Context, flags: Values, arguments: list[str]) -> int:
     """Explain what is named; files asked for are written first."""
     look = context.look()
-    story = look.explain(arguments[0], **({"limit": None} if flags.on("count-all") else {}))
+    story = look.explain(arguments[0], count_all=flags.on("count-all"))
     for form in ("svg", "html"):
         if flags.given(form):
             from lamella.engine.looking import draw

@@ -117,17 +117,9 @@ _OWN_LAYERS = {
 
 def plain_step(step: HistoryStep | None) -> str:
     """Say what made a layer in the Dockerfile's words, without the builders' decoration."""
-    if step is None:
-        return "(the image does not tell)"
-    text = step.created_by.strip()
-    if not text:
-        return step.comment or "(no instruction recorded: a commit or an import)"
-    _, nop, instruction = text.partition("#(nop) ")
-    if nop:
-        return instruction.strip()
-    text = text.removesuffix("# buildkit").strip()
-    command = text.removeprefix("/bin/sh -c ")
-    return f"RUN {command}" if command != text else text
+    from lamella.engine.looking import spell_step
+
+    return "(the image does not tell)" if step is None else spell_step(step.created_by, step.comment)
 
 
 LAYERS = Command(

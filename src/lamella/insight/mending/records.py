@@ -93,24 +93,29 @@ def relocate(bench: Bench, finding: Finding) -> Plan:
     """Find the directory that holds a layer's files, and write it into the record."""
     layer = _layer(bench, finding)
     found = [name for name in _candidates(bench.survey, layer) if name != layer.cache_id and _holds(bench, layer, name)]
+    if not found and layer.cache_id not in bench.survey.directories:
+        # Its files may be damaged as well: what stands on it still says where it is.
+        found = [name for name in _stood_on(bench.survey, layer) if name not in bench.survey.named]
     if len(found) != 1:
         raise Hopeless("no other directory holds its files" if not found else "several directories hold its files")
-    text = f"write {found[0][:12]} as the directory of layer {layer.chain[7:19]}, whose tar it gives"
+    text = f"write {found[0][:12]} as the directory of layer {layer.chain[7:19]}"
     return Plan(text, lambda: bench.replace(finding, layer.path / "cache-id", found[0].encode(), 0o644))
 
 
-def _candidates(survey: Survey, layer: RawLayer) -> Iterator[CacheID]:
-    """Yield the directories that may be a layer's, those that others stand on for it first."""
-    seen: set[CacheID] = set()
-    for child in survey.children.get(layer.chain, ()):
-        directory = survey.directory_of(child)
-        if directory is not None and directory.lower:
-            seen.add(survey.resolve(directory.lower[0]) or CacheID(""))
+def _stood_on(survey: Survey, layer: RawLayer) -> set[CacheID]:
+    """Return the directories that those stand on that should stand on a layer."""
+    above = [survey.directory_of(child) for child in survey.children.get(layer.chain, ())]
     for mount in survey.mounts.values():
         name = mount.init_id or mount.mount_id
-        directory = survey.directories.get(name) if name is not None else None
-        if mount.parent == layer.chain and directory is not None and directory.lower:
-            seen.add(survey.resolve(directory.lower[0]) or CacheID(""))
+        if mount.parent == layer.chain and name is not None:
+            above.append(survey.directories.get(name))
+    entries = {directory.lower[0] for directory in above if directory is not None and directory.lower}
+    return {name for entry in entries if (name := survey.resolve(entry)) in survey.directories and name is not None}
+
+
+def _candidates(survey: Survey, layer: RawLayer) -> Iterator[CacheID]:
+    """Yield the directories that may be a layer's."""
+    seen = _stood_on(survey, layer)
     for name in survey.directories:
         if name not in survey.named:
             seen.add(name)

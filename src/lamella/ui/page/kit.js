@@ -24,7 +24,7 @@ export async function ask(name, question = {}, { raw = "", signal } = {}) {
     answer = await fetch(`api/${name}${query.length ? `?${query.join("&")}` : ""}`, { signal });
   } catch (problem) {
     if (problem.name === "AbortError") throw problem;
-    throw new Error("lamella does not answer; is it still running?");
+    throw new Error("not connected");
   }
   const document = await answer.json().catch(() => ({ error: `the server answered ${answer.status}` }));
   if (!answer.ok) throw new Error(document.error || `the server answered ${answer.status}`);

@@ -54,13 +54,7 @@ function closePanel() {
 }
 
 async function refresh() {
-  let store;
-  try {
-    store = await ask("store");
-  } catch (error) {
-    offline(error.message);
-    return;
-  }
+  const store = await ask("store");
   document.title = `${store.root} – lamella`;
   $("root").textContent = `\u200e${shown(store.root)}`;
   $("root").title = shown(store.root);
@@ -83,15 +77,24 @@ function offline(text) {
   $("live-text").textContent = shown(text);
 }
 
-function follow() {
-  const events = new EventSource("api/events");
-  let turn = Promise.resolve();
-  events.onmessage = (event) => {
-    if (event.data === "gone") { offline("the store is gone"); return; }
-    online();
-    turn = turn.then(refresh).catch(() => {});
-  };
-  events.onerror = () => offline("not connected");
+// Ask for the store's stamp over and over, while anyone looks; a stream would hold one of the few connections of a tab.
+async function follow() {
+  let told = "";
+  for (;;) {
+    if (!document.hidden) {
+      try {
+        const { version } = await ask("version");
+        if (version !== told) {
+          await refresh();
+          told = version;
+        }
+        online();
+      } catch (error) {
+        offline(error.message);
+      }
+    }
+    await new Promise((done) => { setTimeout(done, 700); });
+  }
 }
 
 let typing = 0;

@@ -286,11 +286,13 @@ export class Stacks {
     if (focus && element) element.focus({ preventScroll: true });
   }
 
-  async toColumn(column, level) {
+  // From cap to cap, else to what is at the same height.
+  async toColumn(column, level, from) {
     const target = Math.min(this.columns - 1, Math.max(0, column));
     await this.load(Math.floor(target / CHUNK));
     const boxes = this.inColumn(target);
-    const box = boxes.find((each) => each.bottom <= level && level < each.bottom + each.height) || boxes.at(-1);
+    const cap = from.kind === "image" || from.kind === "container" ? boxes.find((each) => each.kind === "image") : null;
+    const box = cap || boxes.find((each) => each.bottom <= level && level < each.bottom + each.height) || boxes.at(-1);
     if (box) await this.go(box.number, target);
   }
 
@@ -303,12 +305,12 @@ export class Stacks {
     const moves = {
       ArrowUp: () => { const next = this.inColumn(column).find((each) => each.below === box.number); if (next) this.go(next.number, column); },
       ArrowDown: () => { if (box.below !== null) this.go(box.below, column); },
-      ArrowLeft: () => this.toColumn(box.column - 1, level),
-      ArrowRight: () => this.toColumn(box.column + box.span < this.columns ? box.column + box.span : this.columns - 1, level),
-      PageUp: () => this.toColumn(column - 10, level),
-      PageDown: () => this.toColumn(column + 10, level),
-      Home: () => this.toColumn(0, level),
-      End: () => this.toColumn(this.columns - 1, level),
+      ArrowLeft: () => this.toColumn(box.column - 1, level, box),
+      ArrowRight: () => this.toColumn(box.column + box.span < this.columns ? box.column + box.span : this.columns - 1, level, box),
+      PageUp: () => this.toColumn(column - 10, level, box),
+      PageDown: () => this.toColumn(column + 10, level, box),
+      Home: () => this.toColumn(0, level, box),
+      End: () => this.toColumn(this.columns - 1, level, box),
     };
     const move = moves[event.key];
     if (!move) return;
@@ -385,7 +387,11 @@ function describe(box) {
       return { name, size: bytes, note: sharing || short(box.id), full: `Layer: ${name}${bytes ? `, ${bytes}` : ""}${sharing ? `, ${sharing}` : ""}` };
     }
     case "missing": return { name, size: "", note: "missing", full: `Missing layer ${short(box.id)}: ${name}` };
-    case "image": return { name: box.label ? name : "untagged", size: "", note: [bytes, box.more ? `+${count(box.more, "name")}` : box.label ? "" : short(box.id)].filter(Boolean).join(" · "), full: `Image ${name}, ${bytes}` };
+    case "image": {
+      // The end of a name tells more than its beginning.
+      const [, place, last] = /^(.*\/)?(.*)$/.exec(name);
+      return { name: box.label ? last : "untagged", size: "", note: [bytes, box.label && place ? place.slice(0, -1) : "", box.more ? `+${count(box.more, "name")}` : box.label ? "" : short(box.id)].filter(Boolean).join(" · "), full: `Image ${name}, ${bytes}` };
+    }
     case "container": return { name, size: "", note: shown(box.status), full: `Container ${name}, ${shown(box.status)}` };
     case "init": return { name: "init", size: "", note: "", full: "Init layer of the container above" };
     case "writable": return { name: "writable layer", size: bytes, note: "", full: "Writable layer of the container above" };

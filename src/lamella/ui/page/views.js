@@ -147,7 +147,7 @@ function verdict(report) {
     const from = list.childElementCount;
     list.append(...report.findings.slice(from, from + PAGE).map((finding) => el("div", { class: "finding" },
       el("span", { class: `sev ${finding.severity}`, text: finding.severity }),
-      el("span", { text: shown(finding.text) }),
+      el("span", { title: shown(finding.text), text: brief(finding.text) }),
       el("span", { class: "path mono", text: shown(finding.path) }),
       finding.remedy ? el("span", { class: "remedy", text: `lamella fsck --heal: ${finding.remedy}` }) : null)));
     more.hidden = list.childElementCount >= report.findings.length;

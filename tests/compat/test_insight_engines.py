@@ -1,0 +1,168 @@
+"""explain, why, blame and image diff answer on the stores of the real engines as the engines themselves would."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import lamella
+from tests.support.cli import Lamella
+from tests.support.dockerd import Dockerd
+from tests.support.engines import Containerd, Podman
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+pytestmark = pytest.mark.xdist_group("readers")
+
+STEPS = """\
+FROM {base}
+RUN mkdir -p /deep/er && echo one > /deep/er/file && rm /etc/issue
+RUN rm -r /deep/er && echo two > /two && echo changed > /etc/group
+ENV A=b
+"""
+
+
+def write_context(place: Path, base: str) -> Path:
+    context = place / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text(STEPS.format(base=base))
+    return context
+
+
+def why(*questions: str) -> list[dict[str, Any]]:
+    command = [str(Path(sys.executable).parent / "lamella"), "why", "--json", *questions]
+    answer = subprocess.run(command, capture_output=True, check=False, timeout=60)
+    assert answer.returncode in {0, 3, 4}, answer.stderr.decode(errors="replace")
+    found: list[dict[str, Any]] = json.loads(answer.stdout)
+    return found
+
+
+@pytest.fixture(scope="module")
+def docker(tmp_path_factory: pytest.TempPathFactory, base_tar: Path) -> Generator[Dockerd]:
+    """A dockerd that has built and runs a container, still running."""
+    place = tmp_path_factory.mktemp("seen")
+    with Dockerd(place / "root") as engine:
+        engine.run("import", str(base_tar), "base:1")
+        engine.run("build", "-t", "built:1", "--network=none", str(write_context(place, "base:1")))
+        script = "echo w > /w; rm /two; echo g > /etc/group; mkdir /new; echo n > /new/file; sleep 600"
+        engine.run("run", "-d", "--network=none", "--name", "runs", "-v", "data:/data", "built:1", "sh", "-c", script)
+        engine.run("exec", "runs", "sh", "-c", "while ! [ -e /new/file ]; do :; done")
+        yield engine
+        engine.run("rm", "-f", "runs")
+
+
+def test_a_data_root_in_use_is_explained_as_docker_inspects_it(docker: Dockerd) -> None:
+    story = lamella.look(docker.root).explain("built:1")
+    theirs = docker.inspect("built:1")
+    data = theirs["GraphDriver"]["Data"]
+    assert [layer.diff_id for layer in story.layers] == theirs["RootFS"]["Layers"]
+    assert [layer.directory for layer in story.layers][::-1] == [data["UpperDir"], *data["LowerDir"].split(":")]
+    assert story.size == theirs["Size"]
+    lines = docker.run("history", "--no-trunc", "--format", "{{json .CreatedBy}}", "built:1").splitlines()
+    assert [step.created_by for step in story.steps][::-1] == [json.loads(line) for line in lines]
+    assert not story.problems
+
+
+def test_a_running_containers_changes_are_those_of_docker_diff(docker: Dockerd) -> None:
+    story = lamella.look(docker.root).explain("runs")
+    changes = [line.split(" ", 1) for line in docker.run("diff", "runs").splitlines()]
+    top = story.layers[-1]
+    assert top.directory is not None
+    assert top.files is not None
+    upper = Path(top.directory)
+    by_kind = {
+        kind: [path for letter, path in changes if letter == kind and not (upper / path[1:]).is_dir()] for kind in "ACD"
+    }
+    assert (top.files.added, top.files.changed, top.files.deleted) == tuple(len(by_kind[kind]) for kind in "ACD")
+    for path in by_kind["A"] + by_kind["C"]:
+        (blamed,) = lamella.look(docker.root).blame("runs", [path])
+        assert (blamed.state, blamed.layer and blamed.layer.role) == ("present", "writable")
+    for path in by_kind["D"]:
+        (blamed,) = lamella.look(docker.root).blame("runs", [path])
+        assert (blamed.state, blamed.versions[0].does) == ("deleted", "deletes")
+    assert story.container is not None
+    assert story.container.merged == docker.inspect("runs")["GraphDriver"]["Data"]["MergedDir"]
+    assert story.container.volumes == ("data",)
+
+
+def test_everything_below_a_docker_root_belongs_to_somebody(docker: Dockerd) -> None:
+    container = docker.inspect("runs")
+    merged = container["GraphDriver"]["Data"]["MergedDir"]
+    volume = docker.inspect("data")["Mountpoint"]
+    places = [str(path) for path in (docker.root / "overlay2").iterdir()]
+    places += [str(path) for path in (docker.root / "image/overlay2").rglob("*") if not path.name.startswith(".")]
+    answers = why(*places, str(docker.root / "containers" / container["Id"]), f"{volume}/x", f"{merged}/bin/sh")
+    assert {answer["state"] for answer in answers} <= {"held", "own"}
+    *_, kept, data, shell = answers
+    assert kept["containers"][0]["names"] == data["containers"][0]["names"] == ["runs"]
+    assert (data["holder"], data["volumes"], data["inside"]) == ("volume", ["data"], "/x")
+    assert (shell["step"]["layer"], shell["seen_in"]["id"]) == (1, container["Id"])
+
+
+def test_dockers_process_and_orphans_are_told(docker: Dockerd) -> None:
+    container = docker.inspect("runs")
+    (answer,) = why(str(container["State"]["Pid"]))
+    assert (answer["seen_in"]["id"], answer["process"]) == (container["Id"], container["State"]["Pid"])
+
+
+def test_a_podman_store_is_explained_as_podman_inspects_it(tmp_path: Path, base_tar: Path) -> None:
+    with Podman(tmp_path / "root") as podman:
+        podman.run("import", str(base_tar), "localhost/base:1")
+        podman.build("localhost/built:1", write_context(tmp_path, "localhost/base:1"))
+        podman.container("create", "rests", "localhost/built:1", "true")
+        theirs = podman.inspect("image", "localhost/built:1")
+        cli = Lamella(tmp_path / "root")
+        story = json.loads(cli.run("explain", "--json", "built:1"))
+        data = theirs["GraphDriver"]["Data"]
+        assert [layer["diff_id"] for layer in story["layers"]] == theirs["RootFS"]["Layers"]
+        assert [layer["directory"] for layer in story["layers"]][::-1] == [
+            data["UpperDir"],
+            *data["LowerDir"].split(":"),
+        ]
+        assert [layer["files"]["deleted"] for layer in story["layers"][1:3]] == [1, 1]
+        for layer in story["layers"]:
+            # Buildah leaves files of its own in what RUN made, so the directory is what counts.
+            command = ["find", layer["directory"], "!", "-type", "d", "!", "-type", "c", "-printf", "x"]
+            listing = subprocess.run(command, capture_output=True, check=True)
+            assert layer["files"]["added"] + layer["files"]["changed"] == len(listing.stdout)
+        for layer in story["layers"]:
+            (answer,) = why(layer["directory"])
+            assert (answer["holder"], answer["layer"]["diff_id"]) == ("layer", layer["diff_id"])
+        (own,) = why(podman.inspect("container", "rests")["GraphDriver"]["Data"]["UpperDir"])
+        assert (own["holder"], own["containers"][0]["names"]) == ("container", ["rests"])
+        (blamed,) = json.loads(cli.run("blame", "--json", "rests", "/etc/issue"))
+        assert (blamed["state"], blamed["layer"]["number"]) == ("deleted", 2)
+        listed = {
+            line.split(" ", 1)[1]
+            for line in podman.run("image", "diff", "localhost/built:1", "localhost/base:1").splitlines()
+        }
+        found = json.loads(cli.run("image", "diff", "--json", "built:1", "base:1"))
+        assert {file["path"] for file in found["files"]} <= listed
+        orphan = tmp_path / "root/overlay" / ("0" * 64)
+        orphan.mkdir()
+        assert why(str(orphan))[0]["state"] == "orphan"
+
+
+def test_a_containerd_store_is_explained(tmp_path: Path, base_tar: Path) -> None:
+    maker = Lamella(tmp_path / "maker")
+    maker.run("import", str(base_tar), "docker.io/library/base:1")
+    maker.run("build", "-q", "-t", "docker.io/library/built:1", str(write_context(tmp_path, "base:1")))
+    maker.run("save", "-o", str(tmp_path / "built.tar"), "built:1")
+    with Containerd(tmp_path / "root") as engine:
+        engine.ctr("images", "import", str(tmp_path / "built.tar"))
+        story = lamella.look(tmp_path / "root").explain("built:1")
+        mine = lamella.look(maker.root).explain("built:1")
+        assert [layer.diff_id for layer in story.layers] == [layer.diff_id for layer in mine.layers]
+        assert [layer.files for layer in story.layers] == [layer.files for layer in mine.layers]
+        assert {row[0] for row in engine.table("snapshots", "ls")} == {layer.chain_id for layer in story.layers}
+        for layer in story.layers:
+            (answer,) = why(str(layer.directory))
+            assert (answer["holder"], answer["layer"]["chain_id"]) == ("layer", layer.chain_id)
+        (blamed,) = lamella.look(tmp_path / "root").blame("built:1", ["/etc/group"])
+        assert [version.layer for version in blamed.versions] == [3, 1]
