@@ -116,7 +116,6 @@ def test_a_store_with_many_damages_is_mended_and_dockerd_opens_it(store: Checked
     for name in (
         "remove diff of a layer of one",
         "flip a bit of a file",
-        "delete link of app:1",
         "a deletion is gone",
         "delete cache-id of a built layer",
         "truncate parent note",

@@ -21,7 +21,7 @@ INPUTS_LABEL = "lamella.inputs"
 """A label of the container that a step is recorded with, never of its image: the digest of what the step depends on
 besides what the classic builder compares."""
 
-SCRIPTS = "/dev/pipes/"
+_SCRIPTS = "/dev/pipes/"
 """Where a here-document that is a program of its own is mounted."""
 _SCRIPT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}")
 
@@ -71,7 +71,7 @@ def _words_of(command: ast.Run) -> tuple[ast.Heredoc | None, tuple[str, ...]]:
             return None, (command.script.text(),)
         if _SCRIPT_NAME.fullmatch(command.script.name) is None:
             raise InvalidArgument(f"the here-document {command.script.name[:100]!r} cannot be the name of a program")
-        return command.script, (SCRIPTS + command.script.name,)
+        return command.script, (_SCRIPTS + command.script.name,)
     (text,) = command.command
     return None, ("".join([text, *(f"\n{heredoc.content}{heredoc.name}" for heredoc in command.heredocs)]),)
 

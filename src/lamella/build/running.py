@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 
-from lamella.build.commands import SCRIPTS
 from lamella.build.dockerfile import instructions as ast
 from lamella.build.events import RunRemoved, RunStarted
 from lamella.build.runmounts import RunMounts
@@ -39,8 +38,8 @@ def carry_out(
 ) -> DiffID:
     """Run the command of `settings` on the stage's image; give the diff ID of the layer it leaves.
 
-    `program` is a here-document to mount as a program, `network` the command's own or empty.  Raises BuildFailed for a
-    non-zero exit code, StartFailed or one of its kinds if the command cannot be started.
+    `program` is a here-document to mount where the command's last word says, `network` the command's own or empty.
+    Raises BuildFailed for a non-zero exit code, StartFailed or one of its kinds if the command cannot be started.
     """
     services = stage.services
     mounted = mounts or RunMounts(stage, ())
@@ -49,7 +48,7 @@ def carry_out(
     def work(merged: Path) -> None:
         with (
             mounted.opened() as given,
-            _program_mount(stage, program) as script,
+            _program_mount(stage, program, settings.cmd or ()) as script,
             _volume_mounts(stage, merged, [mount.destination for mount in given.mounts]) as volumes,
         ):
             running = msgspec.structs.replace(settings, env=(*settings.env, *given.env))
@@ -69,8 +68,8 @@ def carry_out(
 
 
 @contextmanager
-def _program_mount(stage: Stage, program: ast.Heredoc | None) -> Generator[tuple[MountPoint, ...]]:
-    """Hold a here-document as a file that can be executed."""
+def _program_mount(stage: Stage, program: ast.Heredoc | None, line: Sequence[str]) -> Generator[tuple[MountPoint, ...]]:
+    """Hold a here-document as a file that can be executed, mounted where the last word of `line` says."""
     if program is None:
         yield ()
         return
@@ -79,7 +78,7 @@ def _program_mount(stage: Stage, program: ast.Heredoc | None) -> Generator[tuple
         path = directory / program.name
         path.write_bytes(program.text().encode())
         os.chmod(path, 0o755)
-        yield (MountPoint(str(path), SCRIPTS + program.name, ("ro",)),)
+        yield (MountPoint(str(path), line[-1], ("ro",)),)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from lamella.model.digest import ChainID, DiffID, Digest, ImageID
 from lamella.store import dockerd
 
 _ROUNDS = 200
+_PASSES = 3
 FILES = frozenset({"layer-file-missing", "layer-file-changed", "layer-content-damaged"})
 RECOVERY = frozenset({"transaction-dead", "unclean", "holder-stale"})
 Mend = Callable[[Bench, Finding], Plan]
@@ -163,11 +164,16 @@ class _Healer:
 
     def heal(self) -> list[Step]:
         """Go on until nothing is left that has not been tried."""
-        for _ in range(_ROUNDS):
-            if not self._round():
+        for _ in range(_PASSES):
+            done = sum(not step.failure for step in self._steps)
+            for _ in range(_ROUNDS):
+                if not self._round():
+                    break
+            if sum(not step.failure for step in self._steps) == done:
                 break
+            self._tried.clear()  # what was hopeless may not be so any more
         self._recover()
-        return self._steps
+        return list(dict.fromkeys(self._steps))
 
     # ------------------------------------------------------------------------------------------------ rounds
 
