@@ -144,9 +144,11 @@ def test_a_podman_store_is_explained_as_podman_inspects_it(tmp_path: Path, base_
         }
         found = json.loads(cli.run("image", "diff", "--json", "built:1", "base:1"))
         # Podman does not tell of what it mounts into every container.
-        own = {"/run", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
+        mounted = {"/run", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
         assert (
-            {"/deep", "/two", "/etc/issue", "/etc/group"} <= {file["path"] for file in found["files"]} <= listed | own
+            {"/deep", "/two", "/etc/issue", "/etc/group"}
+            <= {file["path"] for file in found["files"]}
+            <= listed | mounted
         )
         orphan = tmp_path / "root/overlay" / ("0" * 64)
         orphan.mkdir()

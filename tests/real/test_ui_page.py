@@ -17,6 +17,8 @@ from tests.support.cli import Lamella
 from tests.support.manyimages import ManyImages, make_many
 from tests.support.page import ServedPage
 
+pytestmark = pytest.mark.xdist_group("ui-page")
+
 DOCKERFILES = {
     "runtime:1": (
         "FROM base:1\n"
@@ -464,7 +466,7 @@ def test_a_lost_layer_and_one_without_an_image_are_drawn_as_such(tmp_path: Path,
         assert box_of(page, "missing", "RUN lost")["id"] == f"sha256:{lost.name}"
         assert abs(box_of(page, "loose", "no image")["bottom"] - box_of(page, "layer", lone.chain[7:19])["top"] + 3) < 1
         choose(page, "missing", f"sha256:{lost.name}")
-        page.wait("document.querySelector('.inspector').textContent.includes('has lost this layer')")
+        page.wait("document.querySelector('.inspector').textContent.includes('not in the store')")
 
 
 def test_when_lamella_ends_the_page_says_so(tmp_path: Path, browser: Browser) -> None:

@@ -14,6 +14,8 @@ from tests.support.cli import LAMELLA
 from tests.support.manyimages import make_many
 from tests.support.page import ServedPage
 
+pytestmark = pytest.mark.xdist_group("ui-server")
+
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Generator[ServedPage]:

@@ -16,7 +16,10 @@ from lamella.changeset.tarsplit import reassemble
 from lamella.fs.tree import remove_tree
 from tests.corpus.craft import END, checksummed
 from tests.corpus.hostile import ABSENT, CASES, DIRECTORY, OPAQUE, OUTSIDE, WHITEOUT, Link
+from tests.support.placing import helped as helped
 from tests.support.trees import fingerprint
+
+pytestmark = pytest.mark.usefixtures("helped")
 
 KINDS = {"fifo": stat.S_ISFIFO, "char": stat.S_ISCHR, "block": stat.S_ISBLK}
 

@@ -131,7 +131,7 @@ def test_the_rest_of_a_long_directory_is_one_item(tmp_path: Path) -> None:
     files = {f"f{number:03}": b"x" * (number + 1) for number in range(100)}
     load(ImageStore.open(root), docker20(tmp_path / "i.tar", image([layer_tar(files)], "many:1")))
     reader = DockerReader(root)
-    items = list_items(read_layer_files(reader, *base_of(reader, "many:1")).root, most=10)
+    items = list_items(read_layer_files(reader, *base_of(reader, "many:1")).root, [10])
     assert len(items) == 11
     assert items[-1].kind == "rest"
     assert items[-1].files == 90

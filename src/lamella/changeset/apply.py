@@ -118,7 +118,7 @@ class _Applier:
         self._limits = limits
         self._maker = Maker()
         self._directories = Directories(root, self._settle)
-        self._crew = Crew(self._maker, self._make_again)
+        self._crew = Crew(self._maker, self._make_again, lambda: inflow.ahead)
         # Real path of every member made, and whether its content has to be found again under its name.
         self._made: dict[bytes, bool] = {}
         self._recorded: set[bytes] = set()

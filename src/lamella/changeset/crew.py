@@ -31,6 +31,8 @@ UNAIDED = 1000
 PATIENCE = 0.0
 """Seconds to wait for a process just started: it is better to go on without until it is there."""
 
+_LOOK: Final = 16
+"""Inodes made between two looks."""
 _SLOTS: Final = 4
 _SLOT: Final = 1 << 20
 _BATCH: Final = 256
@@ -63,12 +65,14 @@ class Crew:
     """One process that makes small inodes, from the moment that it is worth it, and the tasks it is given.
 
     *again* is called, in the caller's thread and in order, with the directory's path and each task that the process
-    could not do, and with all that came after.
+    could not do, and with all that came after.  *behind* tells whether the caller is what the layer waits for: else
+    there is nothing to gain.
     """
 
-    def __init__(self, maker: Maker, again: Callable[[bytes, Task], None]) -> None:
+    def __init__(self, maker: Maker, again: Callable[[bytes, Task], None], behind: Callable[[], bool]) -> None:
         self._maker = maker
         self._again = again
+        self._behind = behind
         self._left: int | None = UNAIDED
         self._process: Running | None = None
         self._orders: socket.socket | None = None
@@ -103,11 +107,11 @@ class Crew:
             or (len(batch.fds) >= DIRECTORIES and directory.real not in batch.numbers)
         ):
             self._send()
-            batch = self._batch
+            batch = None
         if batch is None:
-            while not self._free:
+            while not self._free and self._ready:
                 self._collect()
-            if self._memory is None:
+            if not self._ready:
                 self._again(directory.path, task)
                 return
             batch = self._batch = _Batch(self._free.pop())
@@ -155,8 +159,6 @@ class Crew:
             self._orders.close()
             self._orders = None
         if self._process is not None:
-            if unfinished or self._process.poll() is None:
-                pass
             if unfinished:
                 self._process.kill()
             self._process.wait()
@@ -169,11 +171,14 @@ class Crew:
 
     def _prepare(self) -> bool:
         """Start the process unless it was, and tell whether it is there."""
-        if self._orders is None and not self._start():
-            self._left = None
-            return False
+        self._left = _LOOK
+        if self._orders is None:
+            if not self._behind():
+                return False
+            if not self._start():
+                self._left = None
+                return False
         assert self._orders is not None
-        self._left = 16
         try:
             said = self._orders.recv(len(READY))
         except (BlockingIOError, TimeoutError):
@@ -190,7 +195,7 @@ class Crew:
         return True
 
     def _start(self) -> bool:
-        from lamella.linux.spawn import start
+        from lamella.linux.spawn import NULL, start
 
         if not os.path.basename(sys.executable or "").startswith("python"):
             return False
@@ -208,8 +213,8 @@ class Crew:
                 ],
                 env={},
                 stdin=theirs.fileno(),
-                stdout=-3,
-                stderr=-3,
+                stdout=NULL,
+                stderr=NULL,
                 pass_fds=(memory,),
                 cwd=Path("/"),
                 # Whoever interrupts us from a terminal means us: what is under way is ended by `close`.
@@ -264,19 +269,13 @@ class Crew:
         memory = self._memory
         assert memory is not None
         self._memory = None
-        self._send_nothing_more()
         batches = [batch, *self._in_flight]
-        self._in_flight.clear()
         if self._batch is not None:
             batches.append(self._batch)
-            _close(self._batch)
-            self._batch = None
         self.close()
         with memory:
             for each in batches:
-                for number in range(done, len(each.orders)):
-                    _, _, name, start, size, _ = each.orders[number]
-                    path, entry = each.names[number]
+                for (_, _, name, start, size, _), (path, entry) in zip(each.orders[done:], each.names[done:], strict=True):
                     self._again(path, Task(name, entry, memory[start : start + size]))
                 done = 0
 

@@ -83,6 +83,11 @@ class Inflow:
         return piece
 
     @property
+    def ahead(self) -> bool:
+        """Tell whether pieces come faster than they are pulled, so that no more can wait; true after the last, too."""
+        return self._ended or self._queue.full()
+
+    @property
     def digest(self) -> Digest:
         """Digest of the bytes as given; right once `pull` has returned nothing."""
         return Digest(PREFIX + self._packed_hash.hexdigest())

@@ -16,8 +16,8 @@ from lamella.insight.subject import Subject, find_subject
 from lamella.model.digest import chain_ids
 from lamella.readers.base import StoredLayer, StoreReader
 
-SHOWN: Final = 40
-SHOWN_BELOW: Final = 12
+SHOWN: Final = (40, 16, 10)
+"""How many names are listed of a directory, of each one in it, and so on down."""
 MOST_STACKS: Final = 12
 """In how many different stacks a layer is looked for to tell what is wasted."""
 
@@ -90,8 +90,8 @@ class Item(NamedTuple):
     items: tuple[Item, ...] = ()
 
 
-def list_items(folder: Folder, *, most: int = SHOWN, below: int = SHOWN_BELOW) -> tuple[Item, ...]:
-    """Return what is in a directory, the largest first; beyond *most* the rest is one item.
+def list_items(folder: Folder, most: Sequence[int] = SHOWN) -> tuple[Item, ...]:
+    """Return what is in a directory, the largest first; beyond the first of *most* the rest is one item.
 
     A directory with nothing but another directory in it is told by the longer name.
     """
@@ -111,12 +111,10 @@ def list_items(folder: Folder, *, most: int = SHOWN, below: int = SHOWN_BELOW) -
         for name, leaf in folder.leaves.items()
     ]
     items.sort(key=lambda item: (-item.size, item.name))
-    rest = items[most:]
+    rest = items[most[0] :]
     shown = [
-        item._replace(items=list_items(folders[item.name], most=below, below=0))
-        if below and item.kind == "directory"
-        else item
-        for item in items[:most]
+        item._replace(items=list_items(folders[item.name], most[1:])) if most[1:] and item.kind == "directory" else item
+        for item in items[: most[0]]
     ]
     if rest:
         shown.append(

@@ -78,7 +78,7 @@ class Documents:
             "version": now.stamp,
             "columns": len(layout.columns),
             "height": layout.height,
-            "boxes": [_box(now, number, layout.boxes[number]) for number in window(layout, start, end)],
+            "boxes": [_box(now, number, layout.boxes[number], wanted.lower()) for number in window(layout, start, end)],
         }
 
     def overview(self, wanted: str = "", *, steps: bool = False) -> Document:
@@ -251,8 +251,7 @@ class Documents:
         if not path.strip(b"/ "):
             raise InvalidArgument("give a path, such as /etc/os-release")
         now = self._watch.now()
-        with now.lock:
-            found = find_everywhere(now.reader, path)
+        found = find_everywhere(now.reader, path)
         return {
             "version": now.stamp,
             "path": "/" + _shown(path.strip(b"/")),
@@ -291,11 +290,13 @@ class Documents:
         # What a container writes goes on without a change of any record, so that is read anew each time.
         constant = stack not in now.containers and (layer in now.holders)
         key = (now.stamp, layer, stack)
+        found = self._files.get(key) if constant else None
+        if found is not None:
+            return found
         with self._files_lock:
             found = self._files.get(key) if constant else None
             if found is None:
-                with now.lock:
-                    found = read_layer_files(now.reader, layer, stack)
+                found = read_layer_files(now.reader, layer, stack)
                 if constant:
                     while len(self._files) >= _KEPT_FILES:
                         del self._files[next(iter(self._files))]
@@ -303,7 +304,7 @@ class Documents:
             return found
 
 
-def _box(now: Snapshot, number: int, box: Box) -> Document:
+def _box(now: Snapshot, number: int, box: Box, wanted: str) -> Document:
     document: Document = {
         "number": number,
         "kind": box.kind,
@@ -322,7 +323,9 @@ def _box(now: Snapshot, number: int, box: Box) -> Document:
         document["shared"] = len(now.holders.get(box.id, ()))
     elif box.kind == "image":
         image = now.images[box.id]
-        document["label"] = image.names[0] if image.names else ""
+        # Of several names the one that was looked for.
+        names = [name for name in image.names if wanted in name.lower()] or image.names
+        document["label"] = names[0] if names else ""
         document["more"] = max(0, len(image.names) - 1)
         document["size"] = sum(block.size or 0 for block in now.chain(image))
     elif box.kind == "container":

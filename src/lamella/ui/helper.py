@@ -1,6 +1,7 @@
-"""A process beside the server for what takes long and forks: the check of the store, and the ledger.
+"""Processes beside the server for what takes long and forks: the check of the store, and the ledger.
 
-It is made before the server has threads, and ends when the server does: it reads questions until its socket is closed.
+Each is made before the server has threads, and ends when the server does: it reads
+questions until its socket is closed.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ Answer = Callable[..., Mapping[str, Any]]
 class Helper:
     """One such process; it answers one question at a time."""
 
-    def __init__(self, answers: Mapping[str, Answer]) -> None:
-        """Fork the process; *answers* are the functions it may be asked for, whose results can be told as JSON."""
+    def __init__(self, answer: Answer) -> None:
+        """Fork the process; *answer* is what it is asked for, and gives what can be told as JSON."""
         ours, theirs = socket.socketpair()
         self.pid = os.fork()
         if not self.pid:
             ours.close()
-            _serve(theirs, answers)
+            _serve(theirs, answer)
         theirs.close()
         self._socket = ours
         self._stream = ours.makefile("rwb")
@@ -43,11 +44,11 @@ class Helper:
     ) -> None:
         self.close()
 
-    def ask(self, name: str, **arguments: Any) -> Mapping[str, Any]:
+    def ask(self, **arguments: Any) -> Mapping[str, Any]:
         """Return the answer; others wait meanwhile.  What the function raises of lamella's own is raised here."""
         with self._lock:
             try:
-                self._stream.write(json.dumps([name, arguments]).encode() + b"\n")
+                self._stream.write(json.dumps(arguments).encode() + b"\n")
                 self._stream.flush()
                 line = self._stream.readline()
             except OSError:
@@ -67,20 +68,19 @@ class Helper:
         self._socket.close()
 
 
-def _serve(channel: socket.socket, answers: Mapping[str, Answer]) -> NoReturn:  # pragma: no cover - in the child
+def _serve(channel: socket.socket, answer: Answer) -> NoReturn:  # pragma: no cover - in the child
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         stream = channel.makefile("rwb")
         for line in stream:
-            name, arguments = json.loads(line)
             try:
-                answer: dict[str, Any] = {"result": answers[name](**arguments)}
+                told: dict[str, Any] = {"result": answer(**json.loads(line))}
             except (LamellaError, OSError) as error:
-                answer = {"error": str(error)}
+                told = {"error": str(error)}
             except Exception as error:  # noqa: BLE001 - told to the page; the process goes on
-                answer = {"error": f"internal error: {type(error).__name__}: {error}"}
-            stream.write(json.dumps(answer).encode() + b"\n")
+                told = {"error": f"internal error: {type(error).__name__}: {error}"}
+            stream.write(json.dumps(told).encode() + b"\n")
             stream.flush()
     finally:
         os._exit(0)
@@ -97,7 +97,7 @@ def _named(value: Any) -> Any:
 
 
 def store_answers(root: Path) -> Mapping[str, Answer]:
-    """Return what the page's helper can be asked of the store at *root*."""
+    """Return what helpers can be asked of the store at *root*."""
 
     def check(deep: bool) -> Mapping[str, Any]:
         from lamella.engine.keeping import check_store

@@ -51,10 +51,10 @@ class PageServer(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, documents: Documents, helper: Helper, *, port: int = 0) -> None:
+    def __init__(self, documents: Documents, helpers: Mapping[str, Helper], *, port: int = 0) -> None:
         """Listen on *port* of the loopback address, 0 for any that is free.  Raises OSError if it is taken."""
         self.documents = documents
-        self.helper = helper
+        self.helpers = helpers
         self.secret = secrets.token_urlsafe(32)
         self.files = {path.name: path.read_bytes() for path in _PAGE.iterdir() if path.suffix in _TYPES}
         self.room = threading.BoundedSemaphore(_MOST_REQUESTS)
@@ -246,6 +246,6 @@ ANSWERS: Final[Mapping[str, Callable[[PageServer, Question], Mapping[str, Any]]]
         question.get("layer", ""), question.get("stack", ""), _bytes(question, "path")
     ),
     "find": lambda server, question: server.documents.find(_bytes(question, "path")),
-    "ledger": lambda server, _: server.helper.ask("ledger"),
-    "check": lambda server, question: server.helper.ask("check", deep=_on(question, "deep")),
+    "ledger": lambda server, _: server.helpers["ledger"].ask(),
+    "check": lambda server, question: server.helpers["check"].ask(deep=_on(question, "deep")),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from lamella.errors import InUse
@@ -20,9 +20,10 @@ def serve(root: Path, *, port: int, ready: Callable[[str], None]) -> None:
     from lamella.ui.snapshot import Watch
 
     watch = Watch(root)
-    with Helper(store_answers(root)) as helper:
+    with ExitStack() as stack:
+        helpers = {name: stack.enter_context(Helper(answer)) for name, answer in store_answers(root).items()}
         try:
-            server = PageServer(Documents(watch), helper, port=port)
+            server = PageServer(Documents(watch), helpers, port=port)
         except OSError as error:
             raise InUse(f"port {port} of this machine cannot be had ({error.strerror}); choose another") from error
         with server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -23,13 +24,14 @@ from lamella.ui.stacks import Block, Layout, Stack, lay_out
 
 _TRIES = 3
 _KEPT_LAYOUTS = 8
+_REST = 2
 
 
 class Snapshot:
-    """What one reader found; `lock` is held by whoever asks the reader for more."""
+    """What one reader found; once made, it may be asked by several threads."""
 
     def __init__(self, root: Path) -> None:
-        self.lock = threading.RLock()
+        self._lock = threading.Lock()
         self.reader, self.stamp = _read(root)
         self.images: Mapping[str, ImageRecord] = {image.id: image for image in self.reader.images()}
         self.layers: Mapping[str, StoredLayer] = self.reader.layers()
@@ -99,7 +101,7 @@ class Snapshot:
 
     def layout(self, wanted: str = "", *, steps: bool = False) -> Layout:
         """Lay out the images and containers whose names or IDs hold *wanted*, with *steps* those of builds as well."""
-        with self.lock:
+        with self._lock:
             key = (wanted, steps)
             found = self._layouts.get(key)
             if found is None:
@@ -194,11 +196,22 @@ class Watch:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._lock = threading.Lock()
-        self._snapshot = Snapshot(root)
+        self._pause = 0.0
+        self._snapshot = self._read()
 
     def now(self) -> Snapshot:
-        """Return the store as it is now.  Raises NotFound if it is gone."""
+        """Return the store as it is now, or in a store that never rests as it was a moment ago.
+
+        Raises NotFound if it is gone.
+        """
         with self._lock:
-            if not self._snapshot.current:
-                self._snapshot = Snapshot(self.root)
+            if time.monotonic() >= self._pause and not self._snapshot.current:
+                self._snapshot = self._read()
             return self._snapshot
+
+    def _read(self) -> Snapshot:
+        begun = time.monotonic()
+        found = Snapshot(self.root)
+        now = time.monotonic()
+        self._pause = now + _REST * (now - begun)
+        return found

@@ -49,7 +49,7 @@ function layerPanel(layer, stack) {
   const choices = [...layer.images.map((image) => ({ ...image, kind: "image" })), ...(layer.role === "image" ? [] : layer.containers.map((each) => ({ ...each, kind: "container" })))];
   const step = layer.step ? brief(layer.step.instruction) : "";
   const body = [];
-  if (layer.role === "missing") body.push(el("p", { class: "error-text", text: "The store has lost this layer; pull or load an image that has it." }));
+  if (layer.role === "missing") body.push(el("p", { class: "error-text", text: "This layer is not in the store: it was lost, or never unpacked. Pulling or loading the image again brings it." }));
   else if (!layer.present) body.push(el("p", { class: "error-text", text: "The directory with the layer's files is not there." }));
   if (map) {
     const chooser = choices.length > 1 ? el("select", { "aria-label": "As seen in", onchange: (event) => { location.hash = link("layer", layer.id, event.target.value); } },

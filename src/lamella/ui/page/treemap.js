@@ -42,6 +42,8 @@ export function squarify(weights, left, top, width, height) {
 
 const pixels = (place) => ({ left: `${place.left}px`, top: `${place.top}px`, width: `${Math.max(0, place.width - 1)}px`, height: `${Math.max(0, place.height - 1)}px` });
 
+const hatch = (item) => el("span", { class: "hatch", style: { height: `${(100 * item.hidden) / item.size}%` } });
+
 export class TreeMap {
   constructor(layer, stack) {
     this.layer = layer;
@@ -110,20 +112,25 @@ export class TreeMap {
       onclick: folder ? () => this.open([...this.trail, { name: item.name, ref: item.ref }], { focus: true }) : null });
     const titled = place.width > 40 && place.height > 18;
     if (titled) cell.append(el("span", { class: "title" }, el("b", { text: name }), place.width > 110 ? el("span", { text: size(item.size) }) : null));
-    const inner = { width: place.width - 6, height: place.height - 24 };
-    if (folder && titled && inner.width > 24 && inner.height > 14) {
-      const below = (item.items || []).filter((each) => each.size > 0);
-      squarify(below.map((each) => each.size), 3, 20, inner.width, inner.height).forEach((each, index) => {
-        const sub = below[index];
-        if (each.width < 3 || each.height < 3) return;
-        cell.append(el("span", { class: `sub ${sub.kind === "directory" ? "" : "file"}`, style: pixels(each) },
-          sub.hidden ? el("span", { class: "hatch", style: { height: `${(100 * sub.hidden) / sub.size}%` } }) : null,
-          each.width > 46 && each.height > 15 && sub.name ? el("span", { class: "word", text: shown(sub.name) }) : null));
-      });
-    } else if (item.hidden) {
-      cell.append(el("span", { class: "hatch", style: { height: `${(100 * item.hidden) / item.size}%` } }));
-    }
+    if (folder && titled) this.nest(cell, item.items || [], { left: 3, top: 20, width: place.width - 6, height: place.height - 24 }, 1);
+    else if (item.hidden) cell.append(hatch(item));
     return cell;
+  }
+
+  // What is in a directory, drawn in its box as far down as there is room.
+  nest(box, items, room, depth) {
+    if (room.width < 18 || room.height < 12) return;
+    const weighty = items.filter((item) => item.size > 0);
+    squarify(weighty.map((item) => item.size), room.left, room.top, room.width, room.height).forEach((place, index) => {
+      const item = weighty[index];
+      if (place.width < 4 || place.height < 4) return;
+      const named = place.width > 44 && place.height > 16 && item.name;
+      const below = named && item.items && place.height > 44 ? item.items : null;
+      const sub = el("span", { class: `sub d${depth} ${item.kind === "directory" ? "" : "file"}`, style: pixels(place) },
+        item.hidden && !below ? hatch(item) : null, named ? el("span", { class: "word", text: shown(item.name) }) : null);
+      if (below) this.nest(sub, below, { left: 2, top: 16, width: place.width - 5, height: place.height - 19 }, depth + 1);
+      box.append(sub);
+    });
   }
 
   key(event) {

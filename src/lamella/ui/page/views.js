@@ -31,7 +31,7 @@ function answer(document) {
   const total = document.versions.reduce((sum, version) => sum + version.count, 0);
   const kinds = document.versions.length;
   const everyone = total + document.absent_count + document.unreadable.length;
-  const content = [el("p", { class: "summary" }, total
+  const content = [el("p", { class: "summary", role: "status" }, total
     ? `${count(kinds, "version")} in ${total.toLocaleString("en")} of ${count(everyone, "image")} and containers`
     : `No image or container has ${shown(document.path)}`)];
   for (const version of document.versions) {
@@ -155,6 +155,6 @@ function verdict(report) {
   };
   more.addEventListener("click", show);
   show();
-  return [el("p", { class: "verdict" }, el("span", { class: `dot ${state}` }), state === "ok" ? "The store is sound" : told),
+  return [el("p", { class: "verdict", role: "status" }, el("span", { class: `dot ${state}` }), state === "ok" ? "The store is sound" : told),
     el("p", { class: "muted", text: `${count(report.layers, "layer")} ${report.deep ? "read whole" : "looked at"}${state === "ok" && told ? `; ${told}` : ""}` }), list, more];
 }
