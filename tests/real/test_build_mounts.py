@@ -17,7 +17,7 @@ import pytest
 from lamella.build.commands import INPUTS_LABEL
 from lamella.build.executor import BuildOptions, build_image
 from lamella.build.relay import Relay
-from lamella.build.runner import RunLimits
+from lamella.build.request import RunLimits
 from lamella.container.site import Site
 from lamella.engine.store import Store
 from lamella.errors import BuildFailed, CommandNotFound, InvalidArgument, NotFound
@@ -588,7 +588,7 @@ def test_a_build_killed_in_a_command_leaves_caches_whole_and_nothing_else(builde
     text = (
         "FROM base AS made\nRUN echo a > /f\nFROM base\n"
         "RUN --mount=type=cache,target=/c,sharing=locked --mount=target=/src,rw --mount=from=made,target=/m "
-        "--mount=type=secret,id=s touch /c/before /src/x && echo whole > /c/f && sleep 1000\n"
+        "--mount=type=secret,id=s touch /c/before /src/x && echo whole > /c/f && sleep 31337\n"
     )
     write_context(context, text)
     line = [
@@ -609,7 +609,7 @@ def test_a_build_killed_in_a_command_leaves_caches_whole_and_nothing_else(builde
     assert builder.output == b"whole\n"
     assert_nothing_is_left(builder)
     assert b"hush-4712" not in all_bytes_below(state, root / "lamella")
-    eventually(lambda: not processes_naming("sleep 1000"))
+    eventually(lambda: not processes_naming("sleep 31337"))
     assert not [name for name in os.listdir(state) if is_container_id(name)]
 
 

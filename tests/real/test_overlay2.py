@@ -49,6 +49,11 @@ def entry_of(path: Path) -> MountEntry:
     return next(entry for entry in reversed(read_mountinfo()) if entry.target == str(path))
 
 
+def is_volatile(path: Path) -> bool:
+    """Tell whether the overlay at *path* syncs nothing; newer kernels spell it ``fsync=volatile``."""
+    return not {"volatile", "fsync=volatile"}.isdisjoint(entry_of(path).super_options.split(","))
+
+
 def everything(path: Path) -> dict[bytes, tuple[int, int, int]]:
     """Describe what a write would change, change times included."""
     fd = os.open(path, os.O_RDONLY)
@@ -121,9 +126,9 @@ def test_mounts_carry_dockers_options(driver: Overlay2) -> None:
             (merged / "x").touch()
     with driver.mounted(bottom) as merged:
         assert merged == home / bottom / "diff"
-    assert driver._overlay(driver._directory(top), [f"l/{link[bottom]}"], read_only=True).option_data() == (
-        f"{INDEX_OFF}lowerdir={home}/{top}/diff:{home}/l/{link[bottom]}".encode()
-    )
+    assert driver._overlay(
+        driver._directory(top), [f"l/{link[bottom]}"], read_only=True, volatile=False
+    ).option_data() == (f"{INDEX_OFF}lowerdir={home}/{top}/diff:{home}/l/{link[bottom]}".encode())
 
 
 def test_the_mount_point_is_private_until_it_is_mounted(driver: Overlay2) -> None:
@@ -472,3 +477,15 @@ def test_a_diff_against_another_than_the_direct_parent_compares_trees(driver: Ov
     assert b"f2" in sink.getvalue()
     assert [change.path.lstrip(b"/") for change in driver.changes(top, bottom)] == [b"f1", b"f2"]
     assert [change.path.lstrip(b"/") for change in driver.changes(top, middle)] == [b"f2"]
+
+
+def test_a_volatile_mount_leaves_no_mark_that_would_forbid_the_next_one(driver: Overlay2) -> None:
+    (base,) = stack(driver, 1)
+    top = new_cache_id()
+    driver.create_read_write(top, base)
+    with driver.mounted(top, volatile=True) as root:
+        (root / "a").write_text("kept")
+        assert is_volatile(root)
+    with driver.mounted(top) as root:
+        assert (root / "a").read_text() == "kept"
+        assert not is_volatile(root)

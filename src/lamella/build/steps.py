@@ -111,7 +111,7 @@ class FileStep:
             with driver.mounted(below) as merged:
                 yield merged
             return
-        with self.scratch(below) as cache_id, driver.mounted(cache_id) as merged:
+        with self.scratch(below) as cache_id, driver.mounted(cache_id, volatile=True) as merged:
             yield merged
 
     def context_copy(self, path: bytes, fill: Callable[[Path], None]) -> CacheID:
@@ -120,7 +120,7 @@ class FileStep:
             if path not in self._copied:
                 with ExitStack() as stack:
                     cache_id = stack.enter_context(self.scratch())
-                    with self._store.root.driver.mounted(cache_id) as merged:
+                    with self._store.root.driver.mounted(cache_id, volatile=True) as merged:
                         fill(merged)
                     self._copied[path] = cache_id
                     self._copies.push(stack.pop_all())
@@ -145,7 +145,7 @@ class FileStep:
 
         target = os.fsencode(destination)
         with self._changing(image, linked=link) as (rw, commit):
-            with self._store.rwlayers.mounted(rw) as merged, Root(merged) as root:
+            with self._store.rwlayers.mounted(rw, volatile=True) as merged, Root(merged) as root:
                 if chown:
                     manner = manner._replace(owner=_read_owner(chown) if link else _find_owner(root, chown))
                 for source in sources:
@@ -159,7 +159,7 @@ class FileStep:
     def make_directory(self, image: Snapshot, path: str) -> DiffID:
         """Make WORKDIR's directory if it is missing."""
         with self._changing(image) as (rw, commit):
-            with self._store.rwlayers.mounted(rw) as merged, Root(merged) as root:
+            with self._store.rwlayers.mounted(rw, volatile=True) as merged, Root(merged) as root:
                 try:
                     root.make_directories(os.fsencode(path), 0o755, 0, 0)
                 except NotADirectoryError as error:
@@ -171,7 +171,7 @@ class FileStep:
     ) -> DiffID:
         """Give what `work` changes in the root that it is called with; `fill` makes the init layer below it."""
         with self._changing(image, owner=owner, init=fill) as (rw, commit):
-            with self._store.rwlayers.mounted(rw) as merged:
+            with self._store.rwlayers.mounted(rw, volatile=True) as merged:
                 work(merged)
             return commit()
 

@@ -275,7 +275,9 @@ class Crew:
         self.close()
         with memory:
             for each in batches:
-                for (_, _, name, start, size, _), (path, entry) in zip(each.orders[done:], each.names[done:], strict=True):
+                for (_, _, name, start, size, _), (path, entry) in zip(
+                    each.orders[done:], each.names[done:], strict=True
+                ):
                     self._again(path, Task(name, entry, memory[start : start + size]))
                 done = 0
 

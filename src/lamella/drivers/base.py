@@ -81,8 +81,11 @@ class Driver(Protocol):
         """Undo every mount made here that nobody holds any more, and name the layers."""
         ...
 
-    def mounted(self, layer: CacheID) -> AbstractContextManager[Path]:
-        """Hold *layer* mounted for a block, read-write unless it is an image layer; a killed process lets go."""
+    def mounted(self, layer: CacheID, *, volatile: bool = False) -> AbstractContextManager[Path]:
+        """Hold *layer* mounted for a block, read-write unless it is an image layer; a killed process lets go.
+
+        With *volatile* the driver may leave it to the caller to sync what was written before anything counts on it.
+        """
         ...
 
     def mounted_read_only(self, layer: CacheID) -> AbstractContextManager[Path]:

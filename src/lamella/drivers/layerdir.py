@@ -60,6 +60,14 @@ class LayerDirectory:
             if not found:
                 raise NotFound(f"{path}: the layer's directory does not exist; load the image again")
 
+    def forget_volatile(self) -> None:
+        """Remove the mark of a volatile mount, for which the kernel would refuse the next one."""
+        mark = self.work / "work" / "incompat"
+        with suppress(OSError):
+            os.unlink(mark / "volatile" / "dirty")
+            os.rmdir(mark / "volatile")
+            os.rmdir(mark)
+
     def create(self, parent: LayerDirectory | None, *, committed: bool) -> None:
         """Make the directory with an empty ``diff``, in Docker's order.
 

@@ -132,12 +132,18 @@ class Overlay2:
         return self._holders.sweep(lambda layer: self._unmount_all(self._directory(layer)))
 
     @contextmanager
-    def mounted(self, layer: CacheID) -> Generator[Path]:
-        """Hold *layer* mounted for a block."""
+    def mounted(self, layer: CacheID, *, volatile: bool = False) -> Generator[Path]:
+        """Hold *layer* mounted for a block.
+
+        Unmounting an overlay syncs the whole file system below it; a volatile one does not.
+        """
         directory = self._directory(layer)
         directory.require()
         with self._holders.hold(
-            layer, "merged", lambda: self._mount_merged(directory), lambda: self._unmount_merged(directory)
+            layer,
+            "merged",
+            lambda: self._mount_merged(directory, volatile=volatile),
+            lambda: self._unmount_merged(directory),
         ) as path:
             yield path
 
@@ -158,7 +164,7 @@ class Overlay2:
         directory.require()
         yield directory.diff
 
-    def _mount_merged(self, directory: LayerDirectory) -> Path:
+    def _mount_merged(self, directory: LayerDirectory, *, volatile: bool = False) -> Path:
         """Mount on ``merged`` unless it is; a bottom layer is its own mount."""
         lowers = directory.lowers()
         if not lowers:
@@ -166,7 +172,9 @@ class Overlay2:
         if not is_mounted(directory.merged):
             make_mount_point(directory.merged)
             try:
-                self._perform(directory, lowers, directory.merged, read_only=directory.is_committed())
+                self._perform(
+                    directory, lowers, directory.merged, read_only=directory.is_committed(), volatile=volatile
+                )
             except BaseException:
                 remove_mount_point(directory.merged)
                 raise
@@ -193,7 +201,9 @@ class Overlay2:
             raise
         return view
 
-    def _perform(self, directory: LayerDirectory, lowers: list[str], target: Path, *, read_only: bool) -> None:
+    def _perform(
+        self, directory: LayerDirectory, lowers: list[str], target: Path, *, read_only: bool, volatile: bool = False
+    ) -> None:
         from lamella.linux.mount import perform
 
         # The kernel would follow a link that stands for one of these to anywhere.
@@ -201,13 +211,14 @@ class Overlay2:
             directory.resolve(entry).require()
         directory.require(work=not read_only)
         try:
-            perform(self._overlay(directory, lowers, read_only=read_only), target, base=self.home)
+            overlay = self._overlay(directory, lowers, read_only=read_only, volatile=volatile)
+            perform(overlay, target, base=self.home)
         except OSError as problem:
             if problem.errno == errno.EPERM:
                 raise PermissionDenied(f"mounting layer {directory.layer[:12]} needs root (CAP_SYS_ADMIN)") from problem
             raise
 
-    def _overlay(self, directory: LayerDirectory, lowers: list[str], *, read_only: bool) -> Mount:
+    def _overlay(self, directory: LayerDirectory, lowers: list[str], *, read_only: bool, volatile: bool) -> Mount:
         """Spell the mount as Docker does; every name in it has been checked."""
         from lamella.drivers.probe import index_option
         from lamella.linux.mount import Mount
@@ -223,11 +234,14 @@ class Overlay2:
                 "lowerdir=" + ":".join(below),
                 f"upperdir={directory.diff}",
                 f"workdir={directory.work}",
+                *(("volatile",) if volatile else ()),
             ),
         )
 
     def _unmount_merged(self, directory: LayerDirectory) -> bool:
-        return unmount(directory.merged)
+        was_mounted = unmount(directory.merged)
+        directory.forget_volatile()
+        return was_mounted
 
     def _unmount_view(self, directory: LayerDirectory) -> bool:
         return unmount(self._views / directory.layer / "view")

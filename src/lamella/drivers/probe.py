@@ -115,7 +115,8 @@ def index_option() -> tuple[str, ...]:
 
 
 def _overlay(shop: Path) -> Mount:
-    options = (f"lowerdir={shop}/lower", f"upperdir={shop}/upper", f"workdir={shop}/work")
+    # Else unmounting would sync the whole file system.
+    options = (f"lowerdir={shop}/lower", f"upperdir={shop}/upper", f"workdir={shop}/work", "volatile")
     return Mount("overlay", "overlay", (*index_option(), *options))
 
 

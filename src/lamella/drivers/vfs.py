@@ -125,7 +125,7 @@ class Vfs:
         return self._holders.sweep(self._unmount_view)
 
     @contextmanager
-    def mounted(self, layer: CacheID) -> Generator[Path]:
+    def mounted(self, layer: CacheID, *, volatile: bool = False) -> Generator[Path]:  # noqa: ARG002 - nothing is synced
         """Hold *layer* for a block."""
         path = self._existing(layer)
         with self._holders.hold(layer, "merged", lambda: path, lambda: None):

@@ -153,7 +153,7 @@ class Image:
             tx = scope.enter_context(parts.root.transaction("scratch", ids=1))
             copy = parts.rwlayers.create(new_container_id(), self._stored.top, tx=tx, recorded=False)
             scope.callback(parts.rwlayers.remove, copy)
-            yield scope.enter_context(parts.rwlayers.mounted(copy))
+            yield scope.enter_context(parts.rwlayers.mounted(copy, volatile=True))
 
     def save(self, sink: BinaryIO) -> None:
         """Write the image with its tags as an archive that docker, podman, skopeo and containerd read."""

@@ -59,7 +59,7 @@ class RWLayers:
         if init is not None:
             init_layer = init_id(mount_id)
             driver.create_read_write(init_layer, below)
-            with driver.mounted(init_layer) as merged:
+            with driver.mounted(init_layer, volatile=True) as merged:
                 init(merged)
             below = init_layer
         driver.create_read_write(mount_id, below)
@@ -96,9 +96,9 @@ class RWLayers:
         """Let go of a mount; the last holder's going takes it away."""
         self._root.driver.unmount(rw.mount_id, holder)
 
-    def mounted(self, rw: RWLayer) -> AbstractContextManager[Path]:
-        """Hold a writable layer mounted for a scope."""
-        return self._root.driver.mounted(rw.mount_id)
+    def mounted(self, rw: RWLayer, *, volatile: bool = False) -> AbstractContextManager[Path]:
+        """Hold a writable layer mounted for a scope; if *volatile*, the caller syncs what is to last."""
+        return self._root.driver.mounted(rw.mount_id, volatile=volatile)
 
     def mounted_read_only(self, rw: RWLayer) -> AbstractContextManager[Path]:
         """Hold a writable layer mounted read-only for a scope."""

@@ -202,7 +202,7 @@ export class Stacks {
       el("span", { class: "in" },
         el("span", { class: "line" },
           box.kind === "container" ? el("span", { class: `dot ${box.status === "running" ? "on" : ""}` }) : null,
-          el("span", { class: "name", text: words.name }),
+          el("span", { class: "name" }, el("bdi", { dir: "ltr", text: words.name })),
           words.size ? el("span", { class: "size", text: words.size }) : null),
         words.note && box.height >= 44 ? el("span", { class: "note", text: words.note }) : null));
     element.box = box;
