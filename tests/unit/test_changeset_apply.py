@@ -17,7 +17,7 @@ from lamella.errors import DigestMismatch, InvalidArgument, Unavailable, Unsuppo
 from lamella.fs.usage import layer_size
 from lamella.model.digest import EMPTY_LAYER
 from tests.corpus.craft import END, FIFO, directory, file, hard, header, old_sparse, padded, pax, symlink
-from tests.support.placing import helped as helped
+from tests.support.placing import helped  # noqa: F401 — a fixture
 from tests.support.trees import flatten
 
 pytestmark = pytest.mark.usefixtures("helped")

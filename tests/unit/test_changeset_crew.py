@@ -21,7 +21,7 @@ from lamella.changeset.apply import Applied, apply_layer
 from lamella.errors import InvalidArgument, Unavailable, Unsupported
 from lamella.fs.usage import layer_size
 from tests.corpus.craft import END, directory, file, hard, pax, symlink
-from tests.support.placing import helped as helped
+from tests.support.placing import helped  # noqa: F401 — a fixture
 
 MANY = [file(b"d%d/f%d" % (n % 50, n), b"%d" % n) for n in range(2000)]
 # So much that its end is read when the helper has been at work for long.
@@ -235,6 +235,9 @@ def test_metadata_too_long_to_hand_over(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="cannot be made: File name too long"):
         apply(tmp_path / "layer", file(b"a"), pax({b"linkpath": b"l" * 100_000}), symlink(b"s", b"x"), file(b"b"))
     assert (tmp_path / "layer" / "a").exists()
+    with pytest.raises(InvalidArgument, match="cannot be made: File name too long"):
+        apply(tmp_path / "name", file(b"a"), pax({b"path": b"n" * 900_000}), file(b"x", b"x"), file(b"b"))
+    assert (tmp_path / "name" / "a").exists()
 
 
 PROGRAM = """
@@ -252,15 +255,14 @@ apply_layer(sys.stdin.buffer.raw, Path(sys.argv[1]))
 def test_the_helper_of_a_killed_process_ends(tmp_path: Path) -> None:
     (tmp_path / "layer").mkdir()
     (tmp_path / "start").write_bytes(LONG[: 16 << 20])
-    source = subprocess.Popen(
-        ["sh", "-c", "cat; exec sleep 60"], stdin=(tmp_path / "start").open("rb"), stdout=subprocess.PIPE
-    )
+    with (tmp_path / "start").open("rb") as start:
+        source = subprocess.Popen(["sh", "-c", "cat; exec sleep 60"], stdin=start, stdout=subprocess.PIPE)
     with subprocess.Popen([sys.executable, "-c", PROGRAM, tmp_path / "layer"], stdin=source.stdout) as program:
         until(lambda: helpers(program.pid))
         program.kill()
     until(lambda: not helpers(program.pid))
     source.kill()
-    source.wait()
+    source.communicate()
 
 
 def until(done: Callable[[], object]) -> None:

@@ -16,7 +16,7 @@ from lamella.changeset.tarsplit import reassemble
 from lamella.fs.tree import remove_tree
 from tests.corpus.craft import END, checksummed
 from tests.corpus.hostile import ABSENT, CASES, DIRECTORY, OPAQUE, OUTSIDE, WHITEOUT, Link
-from tests.support.placing import helped as helped
+from tests.support.placing import helped  # noqa: F401 — a fixture
 from tests.support.trees import fingerprint
 
 pytestmark = pytest.mark.usefixtures("helped")

@@ -7,6 +7,7 @@ one after the other, and where one cannot be done, it and all after it come back
 
 from __future__ import annotations
 
+import contextlib
 import marshal
 import mmap
 import os
@@ -15,10 +16,10 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from lamella.changeset.entry import Entry, Kind
-from lamella.changeset.inodes import Buffer, Maker
+from lamella.changeset.entry import Entry
+from lamella.changeset.inodes import Maker
 from lamella.changeset.placement import Directory, Task
 from lamella.changeset.placer import ANSWER, BATCH, DIRECTORIES, READY, Order, fields
 from lamella.errors import Unavailable
@@ -60,6 +61,27 @@ class _Batch:
         self.data = slot * _SLOT
         self.told = 0
 
+    def close(self) -> None:
+        """Let go of the directories, of which the helper has descriptors of its own once they are sent."""
+        for fd in self.fds:
+            os.close(fd)
+        self.fds.clear()
+
+
+class _Helper(NamedTuple):
+    """The process, the socket it takes its orders from, and the memory both see."""
+
+    process: Running
+    orders: socket.socket
+    memory: mmap.mmap
+
+    def end(self, *, kill: bool) -> int:
+        """End it, and return how it ended; the memory stays."""
+        if kill:
+            self.process.kill()
+        self.orders.close()
+        return self.process.wait()
+
 
 class Crew:
     """One process that makes small inodes, from the moment that it is worth it, and the tasks it is given.
@@ -74,9 +96,7 @@ class Crew:
         self._again = again
         self._behind = behind
         self._left: int | None = UNAIDED
-        self._process: Running | None = None
-        self._orders: socket.socket | None = None
-        self._memory: mmap.mmap | None = None
+        self._helper: _Helper | None = None
         self._ready = False
         self._batch: _Batch | None = None
         self._in_flight: deque[_Batch] = deque()
@@ -91,7 +111,7 @@ class Crew:
             if self._left > 0 or not self._prepare():
                 return False
         entry = task.entry
-        return len(entry.link) <= _TELL and (entry.xattrs is None or _length(entry.xattrs) <= _TELL)
+        return len(task.name) + len(entry.link) <= _TELL and (entry.xattrs is None or _length(entry.xattrs) <= _TELL)
 
     def add(self, directory: Directory, task: Task) -> None:
         """Take one task; it is done at the latest when `drain` returns."""
@@ -108,22 +128,22 @@ class Crew:
         ):
             self._send()
             batch = None
+        while batch is None and not self._free and self._ready:
+            self._collect()
+        helper = self._helper
+        if helper is None:
+            self._again(directory.path, task)
+            return
         if batch is None:
-            while not self._free and self._ready:
-                self._collect()
-            if not self._ready:
-                self._again(directory.path, task)
-                return
             batch = self._batch = _Batch(self._free.pop())
         number = batch.numbers.get(directory.real)
         if number is None:
-            number = batch.numbers[directory.real] = len(batch.fds)
+            number = batch.numbers[directory.real] = len(batch.numbers)
             # The directory may be closed before the batch is sent.
             batch.fds.append(os.dup(directory.fd))
-        assert self._memory is not None
         start, size = batch.data, len(data)
         if size:
-            self._memory[start : start + size] = data
+            helper.memory[start : start + size] = data
             batch.data = start + size
         batch.told += tell
         batch.orders.append((number, directory.inherited, task.name, start, size, fields(entry)))
@@ -148,39 +168,38 @@ class Crew:
 
     def close(self) -> None:
         """End the process, and return when it has; what was not drained may or may not be made."""
+        helper = self._leave(kill=not self.idle)
+        if helper is not None:
+            helper.memory.close()
+
+    def _leave(self, *, kill: bool) -> _Helper | None:
+        """End the process for good and forget all tasks; its memory is the caller's to close."""
         self._left = None
         self._ready = False
-        unfinished = not self.idle
         if self._batch is not None:
-            _close(self._batch)
-            self._batch = None
+            self._batch.close()
+        self._batch = None
         self._in_flight.clear()
-        if self._orders is not None:
-            self._orders.close()
-            self._orders = None
-        if self._process is not None:
-            if unfinished:
-                self._process.kill()
-            self._process.wait()
-            self._process = None
-        if self._memory is not None:
-            self._memory.close()
-            self._memory = None
+        helper, self._helper = self._helper, None
+        if helper is not None:
+            helper.end(kill=kill)
+        return helper
 
     # ---- the process ----------------------------------------------------------------------------------------------
 
     def _prepare(self) -> bool:
         """Start the process unless it was, and tell whether it is there."""
         self._left = _LOOK
-        if self._orders is None:
+        helper = self._helper
+        if helper is None:
             if not self._behind():
                 return False
-            if not self._start():
+            helper = self._helper = self._start()
+            if helper is None:
                 self._left = None
                 return False
-        assert self._orders is not None
         try:
-            said = self._orders.recv(len(READY))
+            said = helper.orders.recv(len(READY))
         except (BlockingIOError, TimeoutError):
             return False
         except OSError:
@@ -189,110 +208,96 @@ class Crew:
             # It could not even start: whatever this interpreter is embedded in, the work is done here.
             self.close()
             return False
-        self._orders.settimeout(None)
+        helper.orders.settimeout(None)
         self._ready = True
         self._free = list(range(_SLOTS))
         return True
 
-    def _start(self) -> bool:
+    def _start(self) -> _Helper | None:
+        """Start a fresh interpreter, not a fork of this one: that would have its locks and descriptors."""
         from lamella.linux.spawn import NULL, start
 
         if not os.path.basename(sys.executable or "").startswith("python"):
-            return False
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        memory = -1
-        try:
-            memory = os.memfd_create("lamella-layer", os.MFD_CLOEXEC)
-            os.ftruncate(memory, _SLOTS * _SLOT)
-            self._memory = mmap.mmap(memory, _SLOTS * _SLOT)
-            package = Path(__file__).resolve().parents[2]
-            self._process = start(
-                [
-                    *(sys.executable, "-I", "-S", "-c", _BOOTSTRAP, str(package)),
-                    *(str(memory), str(os.getpid()), str(self._maker.umask)),
-                ],
-                env={},
-                stdin=theirs.fileno(),
-                stdout=NULL,
-                stderr=NULL,
-                pass_fds=(memory,),
-                cwd=Path("/"),
-                # Whoever interrupts us from a terminal means us: what is under way is ended by `close`.
-                start_new_session=True,
-            )
-        except (OSError, Unavailable):
-            ours.close()
-            return False
-        finally:
-            theirs.close()
-            if memory >= 0:
-                os.close(memory)
+            return None
+        with contextlib.ExitStack() as held:
+            try:
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                undo = held.enter_context(contextlib.ExitStack())
+                undo.callback(ours.close)
+                held.callback(theirs.close)
+                shared = os.memfd_create("lamella-layer", os.MFD_CLOEXEC)
+                held.callback(os.close, shared)
+                os.ftruncate(shared, _SLOTS * _SLOT)
+                memory = undo.enter_context(mmap.mmap(shared, _SLOTS * _SLOT))
+                package = Path(__file__).resolve().parents[2]
+                arguments = (package, shared, os.getpid(), self._maker.umask)
+                process = start(
+                    (sys.executable, "-I", "-S", "-c", _BOOTSTRAP, *map(str, arguments)),
+                    env={},
+                    stdin=theirs.fileno(),
+                    stdout=NULL,
+                    stderr=NULL,
+                    pass_fds=(shared,),
+                    cwd=Path("/"),
+                    # Whoever interrupts us from a terminal means us: what is under way is ended by `close`.
+                    start_new_session=True,
+                )
+            except (OSError, Unavailable):
+                return None
+            undo.pop_all()
         ours.settimeout(PATIENCE)
-        self._orders = ours
-        return True
+        return _Helper(process, ours, memory)
 
     # ---- batches --------------------------------------------------------------------------------------------------
 
     def _send(self) -> None:
-        batch = self._batch
-        if batch is None:
+        batch, helper = self._batch, self._helper
+        if batch is None or helper is None:
             return
-        assert self._memory is not None and self._orders is not None
         told = marshal.dumps(batch.orders, 2)
         start = batch.data
-        self._memory[start : start + len(told)] = told
-        try:
-            socket.send_fds(self._orders, [BATCH.pack(start, len(told))], batch.fds)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # `_collect` tells an end that was told of from one that was not
-        _close(batch)
+        helper.memory[start : start + len(told)] = told
+        # `_collect` tells an end that was told of from one that was not.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            socket.send_fds(helper.orders, [BATCH.pack(start, len(told))], batch.fds)
+        batch.close()
         self._batch = None
         self._in_flight.append(batch)
 
     def _collect(self) -> None:
-        assert self._orders is not None
+        helper = self._helper
+        if helper is None:
+            return
         try:
-            answer = self._orders.recv(ANSWER.size)
+            answer = helper.orders.recv(ANSWER.size)
         except ConnectionResetError:
             answer = b""
         if not answer:
-            raise self._died()
-        batch = self._in_flight.popleft()
+            raise _died(helper.end(kill=False))
         (done,) = ANSWER.unpack(answer)
-        if done == len(batch.orders):
-            self._free.append(batch.slot)
-            return
-        self._take_back(batch, done)
+        if done < len(self._in_flight[0].orders):
+            self._take_back(done)
+        else:
+            self._free.append(self._in_flight.popleft().slot)
 
-    def _take_back(self, batch: _Batch, done: int) -> None:
-        """Do here what was not done, and all that will come: the process has ended."""
-        memory = self._memory
-        assert memory is not None
-        self._memory = None
-        batches = [batch, *self._in_flight]
-        if self._batch is not None:
-            batches.append(self._batch)
-        self.close()
-        with memory:
-            for each in batches:
-                for (_, _, name, start, size, _), (path, entry) in zip(
-                    each.orders[done:], each.names[done:], strict=True
-                ):
+    def _take_back(self, done: int) -> None:
+        """Do here what comes after the first *done* tasks, and all that will come: the process has ended."""
+        batches = [*self._in_flight] if self._batch is None else [*self._in_flight, self._batch]
+        helper = self._leave(kill=False)
+        if helper is None:
+            return
+        with helper.memory as memory:
+            for batch in batches:
+                for order, (path, entry) in zip(batch.orders[done:], batch.names[done:], strict=True):
+                    _, _, name, start, size, _ = order
                     self._again(path, Task(name, entry, memory[start : start + size]))
                 done = 0
 
-    def _died(self) -> Unavailable:
-        assert self._process is not None
-        code = self._process.wait()
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        return Unavailable(f"the process that makes the files of a layer {how}; try again")
+
+def _died(code: int) -> Unavailable:
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    return Unavailable(f"the process that makes the files of a layer {how}; try again")
 
 
 def _length(xattrs: dict[bytes, bytes]) -> int:
     return sum(len(name) + len(value) + 16 for name, value in xattrs.items())
-
-
-def _close(batch: _Batch) -> None:
-    for fd in batch.fds:
-        os.close(fd)
-    batch.fds.clear()

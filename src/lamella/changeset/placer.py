@@ -20,7 +20,7 @@ from lamella.changeset.inodes import Buffer, Maker, make
 BATCH: Final = struct.Struct("=QQ")
 """One batch: where in the shared memory its marshalled tasks stand, and how long they are.  Its directories come along."""
 ANSWER: Final = struct.Struct("=Q")
-"""How many tasks of the batch were done.  Fewer than it has say that the next failed and the process has ended."""
+"""How many tasks of the batch were done.  Fewer than it has say that the next failed and no more will be done."""
 READY: Final = b"ready"
 DIRECTORIES: Final = 32
 """Most directories that one batch may have."""
@@ -84,13 +84,20 @@ def _serve(orders: socket.socket, view: memoryview, parent: int) -> None:
         if not message:
             return
         start, length = BATCH.unpack(message)
-        tasks: list[Order] = marshal.loads(view[start : start + length])
+        tasks: list[Order] = marshal.loads(view[start : start + length])  # noqa: S302 — our parent's word
         done = _perform(maker, tasks, directories, view, parent)
         for fd in directories:
             os.close(fd)
         orders.send(ANSWER.pack(done))
         if done < len(tasks):
+            _ignore(orders)
             return
+
+
+def _ignore(orders: socket.socket) -> None:
+    """Wait for the end: who hangs up on words unread makes the answer before be lost."""
+    while orders.recv(BATCH.size):
+        pass
 
 
 def _perform(maker: Maker, tasks: list[Order], directories: list[int], view: Buffer, parent: int) -> int:

@@ -7,6 +7,7 @@ business of the callers.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NewType
 
 from lamella.errors import InvalidArgument
@@ -62,6 +63,7 @@ def hex_of(digest: str) -> str:
     return digest.removeprefix(PREFIX)
 
 
+@lru_cache(1 << 16)  # a store's images share most of their layers
 def chain_id(parent: ChainID | None, diff: DiffID) -> ChainID:
     """Name the layer *diff* on top of *parent* (OCI image-spec, ChainID)."""
     if parent is None:
