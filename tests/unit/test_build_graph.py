@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Mapping
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
 
@@ -120,15 +124,27 @@ def test_an_interrupt_of_the_calling_thread_waits_for_the_stages_to_end() -> Non
 
     def work(index: int) -> None:
         if index == 1:
-            import signal
-
-            signal.raise_signal(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)  # to the process, as a terminal does, not to this thread
         assert ended.wait(30)
         gone.append(index)
 
     with pytest.raises(KeyboardInterrupt):
         graph({0: set(), 1: set()}, end=ended.set).run(work)
     assert sorted(gone) == [0, 1]
+
+
+def test_an_interrupt_in_the_moment_a_stage_ends_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(SimpleQueue[tuple[int, BaseException | None]]):
+        def get(self, *arguments: Any, **options: Any) -> tuple[int, BaseException | None]:  # type: ignore[explicit-override]
+            taken = super().get(*arguments, **options)
+            if not options:
+                raise KeyboardInterrupt
+            return taken
+
+    stages = graph({0: set(), 1: set()})
+    monkeypatch.setattr(stages, "_ends", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        stages.run(lambda _: None)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

@@ -12,6 +12,7 @@ from lamella.errors import Cancelled
 
 if TYPE_CHECKING:
     from queue import SimpleQueue
+    from threading import Thread
 
 _PAUSE = 0.05
 
@@ -56,7 +57,7 @@ class StageGraph:
         self._jobs = default_jobs() if jobs is None else jobs or 1 << 16
         self._end = end
         self._done: set[int] = set()
-        self._running: set[int] = set()
+        self._running: dict[int, Thread] = {}
 
     @property
     def parallel(self) -> bool:
@@ -111,11 +112,12 @@ class StageGraph:
             def carry_out(index: int = index) -> None:
                 ends.put((index, _attempt(work, index)))
 
-            self._running.add(index)
-            Thread(target=carry_out, name=f"lamella-stage-{index}", daemon=True).start()
+            thread = Thread(target=carry_out, name=f"lamella-stage-{index}", daemon=True)
+            self._running[index] = thread
+            thread.start()
 
     def _take(self, index: int, problem: BaseException | None) -> None:
-        self._running.discard(index)
+        self._running.pop(index, None)
         if isinstance(problem, NeedsStages):
             for other, its_needs in problem.needs.items():
                 self.needs.setdefault(other, set(its_needs))
@@ -136,8 +138,10 @@ class StageGraph:
             try:
                 index, problem = self._ends.get(timeout=_PAUSE)
             except Empty:
+                # An interrupt may have taken away what a thread said at its end.
+                self._running = {index: thread for index, thread in self._running.items() if thread.is_alive()}
                 continue
-            self._running.discard(index)
+            self._running.pop(index, None)
             if problem is not None and not isinstance(problem, Cancelled | NeedsStages):
                 notes = [str(problem), *getattr(problem, "__notes__", [])]
                 failure.add_note(f"another stage failed too: {'; '.join(notes)}")
