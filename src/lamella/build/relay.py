@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,11 +25,15 @@ class Relay:
         self._target = str(target)
         self._open: set[socket.socket] = set()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self._socket.bind(str(path))
+            # By this way round, since an address has room for 107 bytes only.
+            self._socket.bind(f"/proc/self/fd/{directory}/{path.name}")
         except OSError as error:
             self._socket.close()
             raise Unavailable(f"{path}: no socket can be made there: {error.strerror or error}") from error
+        finally:
+            os.close(directory)
         self._path = path
 
     def __enter__(self) -> Self:

@@ -142,8 +142,14 @@ class OCIRuntime:
         return [*line, name]
 
     def start(self, name: str) -> None:
-        """Let the created container's command begin; raise StartFailed or one of its kinds."""
-        done = self._run("start", name)
+        """Let the created container's command begin; raise StartFailed or one of its kinds.
+
+        The runtime waits for the container to answer.  If we are killed meanwhile and somebody removes the container,
+        no answer comes any more: it is to end with us.
+        """
+        setpriv = spawn.find_tool("setpriv", package="util-linux")
+        line = (setpriv, "--pdeathsig", "KILL", *self.arguments("start", name))
+        done = spawn.run(line, env=TOOL_ENVIRONMENT, timeout=_TIMEOUT)
         if done.code != 0:
             raise start_failure(name, message_of(done.stderr))
 
