@@ -30,6 +30,8 @@ if [ "${1:-run}" = test ]; then
     need xz-utils xz
     need zstd zstd
     need git git
+    need curl curl
+    need bzip2 bzip2
     need docker-registry docker-registry
     need openssl openssl
     need chromium chromium

@@ -28,6 +28,8 @@ TOOLS = (
     "setfattr",
     "setcap",
     "chromium",
+    "bzip2",
+    "curl",
 )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from lamella.insight.explain import Explanation, LayerStory
+from lamella.insight.history import why_idle
 from lamella.model.units import human_size
 
 _WIDTH: Final = 960
@@ -198,7 +199,7 @@ def _described(story: Explanation) -> str:
     lines = [_facts(story)]
     for layer, text in _rows(story)[::-1]:
         if layer is None:
-            lines.append(f"settings only: {text}")
+            lines.append(f"{why_idle(text)}: {text}")
         else:
             size = "" if layer.size is None else f", {human_size(layer.size, precision=3)}"
             lines.append(f"layer {layer.number}: {text}{size}, {_files(layer)}")
@@ -211,7 +212,7 @@ def _table(story: Explanation) -> Iterator[str]:
     yield '<th class="wide">Files</th><th class="wide">Shared</th></tr></thead>\n<tbody>'
     for layer, text in _rows(story)[::-1]:
         if layer is None:
-            yield f'<tr class="meta"><td></td><td>{clean(text)}</td><td></td><td>settings only</td><td></td></tr>'
+            yield f'<tr class="meta"><td></td><td>{clean(text)}</td><td></td><td>{why_idle(text)}</td><td></td></tr>'
             continue
         size = "" if layer.size is None else human_size(layer.size, precision=3)
         ids = (("diff ID", layer.diff_id), ("chain ID", layer.chain_id), ("cache ID", layer.cache_id))

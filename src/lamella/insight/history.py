@@ -8,6 +8,7 @@ import msgspec
 
 from lamella.model.imageconfig import ImageConfig
 
+_WRITING: Final = ("RUN ", "COPY ", "ADD ", "WORKDIR ")
 _NO_INSTRUCTION: Final = "(no instruction recorded: a commit or an import)"
 
 
@@ -24,7 +25,12 @@ class Step(msgspec.Struct, frozen=True):
     author: str
     comment: str
     layer: int | None
-    """The number of the layer that it made, 1 for the base; None for a step that set metadata only."""
+    """The number of the layer that it made, 1 for the base; None for a step that made none."""
+
+    @property
+    def idle(self) -> str:
+        """Say why it made no layer."""
+        return why_idle(self.instruction)
 
 
 def plan_steps(config: ImageConfig) -> tuple[Step, ...]:
@@ -48,6 +54,11 @@ def plan_steps(config: ImageConfig) -> tuple[Step, ...]:
             )
         )
     return tuple(steps)
+
+
+def why_idle(instruction: str) -> str:
+    """Say why a step made no layer: some never do, others found nothing to change."""
+    return "changed no file" if instruction.startswith(_WRITING) else "settings only"
 
 
 def step_of_layer(steps: tuple[Step, ...], layer: int) -> Step | None:

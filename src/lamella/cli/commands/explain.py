@@ -70,7 +70,7 @@ class _Picture:
         layers = {layer.number: layer for layer in story.layers}
         for step in story.steps:
             if step.layer is None:
-                self._metadata(step.instruction)
+                self._metadata(step.instruction, step.idle)
             elif step.layer in layers:
                 self._layer(layers.pop(step.layer), step.instruction)
         for layer in layers.values():
@@ -81,9 +81,9 @@ class _Picture:
         if not story.counted:
             self._line("Some layers have too many files to be counted in passing: --count-all counts them.")
 
-    def _metadata(self, instruction: str) -> None:
+    def _metadata(self, instruction: str, idle: str) -> None:
         text = self._fit(instruction, self._width - 20)
-        self._line(self._style(_DIM, f"│  ·  {text}  (settings only)"))
+        self._line(self._style(_DIM, f"│  ·  {text}  ({idle})"))
 
     def _layer(self, layer: LayerStory, instruction: str) -> None:
         from lamella.model.units import human_size

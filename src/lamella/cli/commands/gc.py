@@ -166,7 +166,7 @@ def run_unpin(context: Context, _flags: Values, arguments: list[str]) -> int:
 
 _FLAGS = (
     Flag("budget", "Remove the least recently used images until the store takes no more (50GB, 20GiB)", kind="size"),
-    Flag("dangling", "Remove images without a name that no image was made from (default true)", default="true"),
+    Flag("dangling", "Remove images without a name that no image was made from", default="true"),
     Flag("drop-label", "Remove images with this label", kind="key[=value]", many=True),
     Flag("json", "Print it as JSON"),
     Flag("keep", "Keep the newest N images of each repository", kind="int"),
