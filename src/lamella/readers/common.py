@@ -166,7 +166,9 @@ class Running:
             self._roots = dict(_roots())
         text = os.fspath(directory)
         for place, pid in self._roots.items():
-            if place == text or (len(place) > 16 and text.endswith(place if place.startswith("/") else f"/{place}")):
+            # A bind's place counts from the top of its file system, which may lie deeper or higher than our own `/`.
+            deeper = len(place) > 16 and text.endswith(place if place.startswith("/") else f"/{place}")
+            if place == text or deeper or (len(text) > 16 and place.endswith(text)):
                 return pid
         return 0
 
