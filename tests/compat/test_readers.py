@@ -364,7 +364,7 @@ def test_containerd_containers_are_read_as_ctr_lists_them(containerd: Containerd
         info = json.loads(containerd.ctr("containers", "info", container.id))
         assert reader.container_spec(container) == info["Spec"]
         assert reader.find_image(info["Image"]).id == container.image
-    assert str(reader.find_container("runs").merged).endswith("/default/runs/rootfs")
+    assert str(reader.find_container("runs").merged).endswith("/runs/rootfs")
 
 
 def test_an_image_that_was_never_unpacked_has_blobs_and_no_layers(tmp_path: Path, shipped: Path) -> None:

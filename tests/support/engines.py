@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 import time
@@ -75,9 +76,10 @@ class Podman:
 class Containerd:
     """Debian's containerd on *root*, started by ``with`` and stopped at its end."""
 
-    def __init__(self, root: Path, namespace: str = "default") -> None:
+    def __init__(self, root: Path, namespace: str = "") -> None:
         self.root = root
-        self.namespace = namespace
+        # runc knows containers by namespace and name on the whole machine, however many daemons there are.
+        self.namespace = namespace or f"tests-{os.getpid()}-{time.monotonic_ns()}"
         self._state = tempfile.mkdtemp(prefix="c-")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -103,7 +105,7 @@ class Containerd:
     def __exit__(self, *exc: object) -> None:
         assert self._process is not None
         for line in self.ctr("tasks", "ls", "-q").split():
-            self.ctr("tasks", "kill", "--signal", "SIGKILL", line)
+            self._try("tasks", "kill", "--signal", "SIGKILL", line)
             self._try("tasks", "delete", "--force", line)
         self._process.terminate()
         self._process.wait(60)
