@@ -54,7 +54,9 @@ def test_a_command_killed_anywhere_leaves_nothing_that_cannot_be_set_right(yard:
     layers = set(os.listdir(yard.root / "overlay2"))
     for round_ in range(40):
         life = subprocess.Popen(
-            [sys.executable, "-c", LIFE, str(yard.root), str(yard.state)], stdout=subprocess.PIPE, cwd=Path.cwd()
+            [sys.executable, "-c", LIFE, str(yard.root), str(yard.state)],
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
         )
         assert life.stdout is not None
         assert life.stdout.readline() == b"ready\n"

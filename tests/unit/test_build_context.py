@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import socket
@@ -177,8 +178,8 @@ def test_files_that_steer_the_build_must_be_plain_and_small(tmp_path: Path, name
     elif kind == "huge":
         path.write_text("#" * ((1 << 20) + 1))
     else:
-        with socket.socket(socket.AF_UNIX) as server:
-            os.chdir(context)
+        # By a short way round: a socket's path may have 107 bytes.
+        with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(context):
             server.bind(name)
     with pytest.raises(InvalidArgument), open_context(context) as tree:
         read_dockerfile(tree)
