@@ -18,6 +18,8 @@ class Timing(NamedTuple):
 
     seconds: float
     peak_kb: int
+    busy: float
+    """Seconds of processor time."""
 
 
 def timed(command: list[str], *, env: dict[str, str]) -> Timing:
@@ -33,7 +35,7 @@ def timed(command: list[str], *, env: dict[str, str]) -> Timing:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{' '.join(command)}: {errors.decode(errors='replace')}")
-    return Timing(seconds, usage.ru_maxrss)
+    return Timing(seconds, usage.ru_maxrss, usage.ru_utime + usage.ru_stime)
 
 
 class Engine:

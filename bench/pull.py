@@ -32,6 +32,7 @@ from tests.support.dockerd import DOCKER, Dockerd  # noqa: E402 - the daemon and
 from tests.support.registry import RealRegistry, put_blob  # noqa: E402
 from tests.support.served import manifest_of  # noqa: E402
 
+from bench import engines  # noqa: E402
 from bench.engines import LAMELLA  # noqa: E402
 
 ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "XDG_RUNTIME_DIR": "/run"}
@@ -167,18 +168,8 @@ def in_a_child(make: Callable[[], Image]) -> Image:
 
 def timed(command: list[str]) -> Timing:
     """Run a command, which must succeed, and measure it and its children."""
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        command, env=ENV, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{' '.join(command)}: {errors.decode(errors='replace')}")
-    return Timing(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, 0)
+    found = engines.timed(command, env=ENV)
+    return Timing(found.seconds, found.busy, found.peak_kb / 1024, 0)
 
 
 def disk_written(path: Path) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,17 @@ def pytest_sessionstart() -> None:
     missing = [name for name in TOOLS if not tool_path(name)]
     if os.getuid() != 0 or missing:
         pytest.exit(f"the tests need root and these tools: {missing or 'all there'}; run `make test` as root", 3)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish() -> Generator[None]:
+    """Let pytest clear the directories of earlier runs: it goes down by recursion, and some tests make deep trees."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(10_000)
+    try:
+        return (yield)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def mounts_below(path: Path) -> list[str]:
