@@ -34,7 +34,7 @@ Operation = Callable[[ImageStore, Path], object]
 def visible(root: Path) -> State:
     store = ImageStore.open(root)
     return {
-        "images": sorted(item.id for item in store.iter_usable()),
+        "images": sorted(image.id for image in store.images.iter_images() if store.is_usable(image)),
         "tags": store.tags.read(),
         "layers": sorted(layer.chain_id for layer in store.layers.iter_layers()),
         "containers": sorted((record.id, record.name) for record in store.containers.iter_records()),

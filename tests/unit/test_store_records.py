@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lamella.errors import AlreadyExists, Conflict, DataLoss, InvalidArgument, NotFound
-from lamella.model.digest import ChainID, DiffID, ImageID, chain_id
+from lamella.model.digest import ChainID, DiffID, Digest, ImageID, chain_id
 from lamella.model.gojson import ZERO_TIME
 from lamella.model.ids import new_container_id
 from lamella.model.reference import parse_tagged
@@ -102,7 +102,7 @@ def test_broken_references_read_as_none_and_are_never_overwritten(
 ) -> None:
     store.root.repositories_path.write_bytes(content)
     assert store.tags.read() == {}
-    assert [item.id for item in store.iter_usable()] == [made.id]
+    assert listed(store) == [made.id]
     assert any("repositories.json" in problem for problem in store.problems)
     with pytest.raises(DataLoss, match=r"repositories\.json"):
         store.tags.set(parse_tagged("y:1"), ImageID(made.id))  # type: ignore[arg-type]
@@ -116,6 +116,14 @@ def test_references_lamella_cannot_read_are_kept(store: ImageStore, made: Made) 
     kept = json.loads(store.root.repositories_path.read_text())["Repositories"]
     assert kept["x"] == {"x:1": made.id, "X Y": made.id}
     assert kept["gone"] == {"gone:1": digest(b"gone")}
+
+
+def usable(store: ImageStore) -> list[str]:
+    return [image.id for image in store.images.iter_images() if store.is_usable(image)]
+
+
+def listed(store: ImageStore) -> list[str]:
+    return [head.id for head in store.iter_heads(store.layers.sizes())]
 
 
 def damage_link(path: Path) -> None:
@@ -164,7 +172,8 @@ def test_a_damaged_record_hides_what_stands_on_it_and_is_named(
         [digest(BASE), digest(TOP)],
         [digest(TOP), digest(BASE)],
     )
-    assert [item.id for item in store.iter_usable()] == [other.id]
+    assert usable(store) == [other.id]
+    assert listed(store) == sorted([other.id] if name == "size" else [other.id, made.id])
     assert any(chains_of(made)[1] in problem for problem in store.problems)
     assert any(made.id in problem for problem in store.problems)
     with pytest.raises(DataLoss):
@@ -178,6 +187,7 @@ def test_a_record_file_that_is_no_small_file_is_not_read(
 ) -> None:
     damage(store.layers.db.path(chains_of(made)[1]) / name)  # type: ignore[operator]
     assert [layer.diff_id for layer in store.layers.iter_layers()] == [digest(BASE)]
+    assert listed(store) == ([] if name == "size" else [made.id])
 
 
 def test_white_space_is_trimmed_where_docker_trims_it(store: ImageStore, made: Made) -> None:
@@ -204,8 +214,39 @@ def test_a_damaged_config_is_not_listed(store: ImageStore, made: Made) -> None:
     with (store.images.content / made.id[7:]).open("ab") as file:
         file.write(b" ")
     assert list(store.images.iter_images()) == []
+    assert listed(store) == []
     with pytest.raises(DataLoss, match="damaged"):
         store.images.get(ImageID(made.id))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"rootfs":1}',
+        b'{"rootfs":{"diff_ids":[1]}}',
+        b'{"rootfs":{},"created":"then"}',
+        b"[" * 9999,
+    ],
+)
+def test_a_config_that_is_none_is_not_listed_and_says_why(store: ImageStore, made: Made, content: bytes) -> None:
+    strange = digest(content)
+    (store.images.content / strange[7:]).write_bytes(content)
+    assert listed(store) == [made.id]
+    assert any(strange in problem for problem in store.problems)
+
+
+def test_a_config_of_which_only_the_rest_is_malformed_is_listed_and_cannot_be_used(
+    store: ImageStore, made: Made
+) -> None:
+    content = b'{"rootfs":{"type":"layers","diff_ids":[]},"config":7}'
+    strange = ImageID(Digest(digest(content)))
+    (store.images.content / strange[7:]).write_bytes(content)
+    assert listed(store) == sorted([made.id, strange])
+    with pytest.raises(DataLoss, match="config: expected an object"):
+        store.images.get(strange)
 
 
 def test_a_config_without_its_layers_is_not_usable_and_cannot_be_stored(store: ImageStore, made: Made) -> None:
@@ -213,7 +254,7 @@ def test_a_config_without_its_layers_is_not_usable_and_cannot_be_stored(store: I
         store.images.put(image([layer_tar({"z": b""})]).config)
     other = image([layer_tar({"z": b""})])
     (store.images.content / other.id[7:]).write_bytes(other.config)
-    assert [item.id for item in store.iter_usable()] == [made.id]
+    assert listed(store) == [made.id]
 
 
 def test_image_ids_resolve_by_prefix(store: ImageStore, made: Made, tmp_path: Path) -> None:

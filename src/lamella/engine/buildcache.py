@@ -60,12 +60,12 @@ def _prune_steps(opened: Opened, moments: Sequence[int]) -> tuple[list[str], int
 
     parts = opened.parts
     with parts.root.writing():
-        sizes: dict[str, int] = {layer.chain_id: layer.size for layer in parts.layers.iter_layers()}
+        sizes: dict[str, int] = {**parts.layers.sizes()}
         images = list_images(opened, steps=True)
         chosen = {
             image.id
             for image in images
-            if parts.images.get(image.id).built_locally and all(image.created <= moment for moment in moments)
+            if parts.images.is_built_locally(image.id) and all(image.created <= moment for moment in moments)
         }
         removed = removal.prune_images(
             StoreShelf(opened), [image.id for image in images], everything=False, keep=lambda image: image not in chosen

@@ -50,9 +50,9 @@ def list_containers(opened: Opened, *, resting: bool, filters: Sequence[str] = (
 def _descendants(opened: Opened, name: str) -> set[str]:
     """Return the image's ID and those of the images whose layers begin with all of its own, as Docker counts them."""
     image = get_image(opened, name)
-    own = image.config.diff_ids
+    own = image.diff_ids
     others = list_images(opened, steps=True) if own else []
-    return {image.id, *(other.id for other in others if other.config.diff_ids[: len(own)] == own)}
+    return {image.id, *(other.id for other in others if other.diff_ids[: len(own)] == own)}
 
 
 def create_container(

@@ -4,43 +4,46 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from lamella.engine.layers import Layer, steps_of_layers
 from lamella.engine.views.image import HistoryStep, ImageFacts, image_document, plan_history
-from lamella.errors import NotFound, Unsupported
-from lamella.model.gojson import parse_time
+from lamella.errors import DataLoss, NotFound, Unsupported
 from lamella.model.ids import new_container_id, short_id
 from lamella.model.reference import Reference, parse_new_name
 
 if TYPE_CHECKING:
     from lamella.engine.opened import Opened
     from lamella.engine.removal import Removed
-    from lamella.model.digest import ChainID, ImageID
+    from lamella.model.digest import ChainID, DiffID, ImageID
     from lamella.model.imageconfig import ImageConfig
-    from lamella.store.imagedb import StoredImage
+    from lamella.store.imagedb import ImageHead, StoredImage
     from lamella.store.layerdb import Layer as StoredLayer
 
 
 class Image:
     """One image of an open :class:`~lamella.Store`.
 
-    It is a picture of the moment it was looked up: tags given or taken later show in a new look-up only.  Methods that
-    need a layer raise NotFound or DataLoss if the image was removed or damaged meanwhile.
+    It is a picture of the moment it was looked up: tags given or taken later show in a new look-up only.  What needs a
+    layer raises NotFound or DataLoss if the image was removed or damaged meanwhile; what needs more of the config of an
+    image from a list than its age and its layers raises DataLoss if that is malformed.
     """
 
     def __init__(
         self,
         opened: Opened,
-        stored: StoredImage,
+        head: ImageHead,
         references: Sequence[Reference],
-        layers: Mapping[ChainID, StoredLayer] | None = None,
+        *,
+        stored: StoredImage | None = None,
+        sizes: Mapping[ChainID, int] | None = None,
     ) -> None:
         self._opened = opened
-        self._stored = stored
-        self._layers = layers
+        self._head = head
+        self._complete = stored
+        self._sizes = sizes
         self.references = list(references)
         """Its names: tags and digests, sorted."""
 
@@ -58,7 +61,7 @@ class Image:
     @property
     def id(self) -> ImageID:
         """The image ID: the digest of its config."""
-        return self._stored.id
+        return self._head.id
 
     @property
     def short_id(self) -> str:
@@ -78,12 +81,17 @@ class Image:
     @property
     def raw_config(self) -> bytes:
         """The exact bytes whose digest is the ID."""
-        return self._stored.raw
+        return self._head.raw
+
+    @property
+    def diff_ids(self) -> tuple[DiffID, ...]:
+        """The diff IDs of its layers, base first."""
+        return self._head.diff_ids
 
     @property
     def created(self) -> int:
         """When it was made, in nanoseconds since the epoch; 0 or less if the config does not say."""
-        return parse_time(self.config.created) if self.config.created else 0
+        return self._head.created
 
     @property
     def labels(self) -> dict[str, str]:
@@ -98,6 +106,8 @@ class Image:
     @property
     def size(self) -> int:
         """The bytes of all its layers' files; shared layers count in full."""
+        if self._sizes is not None:
+            return sum(map(self._sizes.__getitem__, self._head.chains))
         return sum(layer.size for layer in self._stack())
 
     def inspect(self) -> dict[str, object]:
@@ -180,9 +190,13 @@ class Image:
 
     # ------------------------------------------------------------------------------------------------ internals
 
+    @property
+    def _stored(self) -> StoredImage:
+        if self._complete is None:
+            self._complete = self._opened.parts.images.complete(self._head)
+        return self._complete
+
     def _stack(self) -> list[StoredLayer]:
-        if self._layers is not None:
-            return [self._layers[chain] for chain in self._stored.chains]
         return self._opened.parts.layers.stack(self._stored.top)
 
     def _directory(self, layer: StoredLayer) -> Path:
@@ -208,7 +222,7 @@ class Image:
 def get_image(opened: Opened, name: str) -> Image:
     """Return the image that *name* names: a reference, or the beginning of an ID.  Raises NotFound."""
     stored = opened.parts.images.get(opened.parts.resolve(name))
-    return Image(opened, stored, opened.parts.tags.references(stored.id))
+    return Image(opened, stored.head, opened.parts.tags.references(stored.id), stored=stored)
 
 
 def find_image(opened: Opened, name: str) -> Image | None:
@@ -222,12 +236,11 @@ def find_image(opened: Opened, name: str) -> Image | None:
 def list_images(opened: Opened, *, steps: bool, filters: Sequence[str] = ()) -> list[Image]:
     """Return the images, newest first; without *steps* those that are only steps of others are left out."""
     parts = opened.parts
-    layers = {layer.chain_id: layer for layer in parts.layers.iter_layers()}
+    sizes = parts.layers.sizes()
     names = parts.tags.by_image()
-    stored = list(parts.iter_usable(layers))
-    parents = {image.parent for image in stored}
-    images = [Image(opened, image, names.get(image.id, []), layers) for image in stored]
+    images = [Image(opened, head, names.get(head.id, []), sizes=sizes) for head in parts.iter_heads(sizes)]
     if not steps:
+        parents = set(parts.images.parents().values())
         images = [image for image in images if image.references or image.id not in parents]
     if filters:
         images = _filtered(opened, images, filters)
@@ -238,7 +251,7 @@ def _filtered(opened: Opened, images: Iterable[Image], filters: Sequence[str]) -
     from lamella.engine.selection import image_test, matches_reference, reference_patterns
 
     passes = image_test(filters, lambda name: get_image(opened, name), time.time_ns())
-    chosen = [image for image in images if passes(image)]
+    chosen = list(_passing(opened, images, passes))
     patterns = reference_patterns(filters)
     if not patterns:
         return chosen
@@ -249,6 +262,15 @@ def _filtered(opened: Opened, images: Iterable[Image], filters: Sequence[str]) -
             if any(matches_reference(p, reference.familiar_name(), reference.familiar()) for p in patterns)
         ]
     return [image for image in chosen if image.references]
+
+
+def _passing(opened: Opened, images: Iterable[Image], passes: Callable[[Image], bool]) -> Iterator[Image]:
+    for image in images:
+        try:
+            if passes(image):
+                yield image
+        except DataLoss as error:  # its config is read only now
+            opened.parts.root.report(str(error))
 
 
 def remove_image(opened: Opened, name: str, *, force: bool, prune: bool) -> list[Removed]:
@@ -273,10 +295,10 @@ def prune_images(opened: Opened, *, everything: bool, filters: Sequence[str]) ->
         everything = True
     rest = [word for word in filters if not word.startswith("dangling")]
     with opened.parts.root.writing():
-        sizes = {layer.chain_id: layer.size for layer in opened.parts.layers.iter_layers()}
+        sizes = opened.parts.layers.sizes()
         passes = image_test(rest, lambda name: get_image(opened, name), time.time_ns())
         images = list_images(opened, steps=True)
-        chosen = {image.id for image in images if passes(image)}
+        chosen = {image.id for image in _passing(opened, images, passes)}
         removed = removal.prune_images(
             StoreShelf(opened),
             [image.id for image in images],

@@ -48,7 +48,7 @@ def describe_store(opened: Opened) -> dict[str, object]:
     containers = list_containers(opened, resting=True)
     states = [container.state for container in containers]
     images = list_images(opened, steps=True)
-    layers = {layer.chain_id: layer.size for layer in opened.parts.layers.iter_layers()}
+    layers = opened.parts.layers.sizes()
     partial = _partial_blobs(opened)
     return {
         "Containers": len(containers),

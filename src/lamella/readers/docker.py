@@ -19,7 +19,6 @@ from lamella.readers.base import ContainerRecord, ImageRecord, ImageStack, Role,
 from lamella.readers.buildkit import BuildSnapshots
 from lamella.readers.common import leads_away, local_volumes
 from lamella.readers.dockercontainers import describe_container
-from lamella.readers.dockerstacks import read_stacks
 from lamella.store.containerdb import ContainerDB
 from lamella.store.containerdb import ContainerRecord as Documents
 from lamella.store.dataroot import DataRoot
@@ -97,7 +96,10 @@ class DockerReader:
             for name, image in self._tags.read().items():
                 if "@" not in name:
                     names.setdefault(image, []).append(name)
-            self._stacks = tuple(read_stacks(self._imagedb.content, names, self.problems))
+            self._stacks = tuple(
+                ImageStack(head.id, tuple(sorted(names.get(head.id, ()))), head.diff_ids)
+                for head in self._imagedb.iter_heads()
+            )
         return self._stacks
 
     def layers(self) -> Mapping[str, StoredLayer]:

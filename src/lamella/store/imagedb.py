@@ -15,9 +15,12 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import msgspec
+
 from lamella.errors import Conflict, DataLoss, InvalidArgument, LamellaError, NotFound
 from lamella.fs.atomic import fsync_dir, write_file
-from lamella.model.digest import ChainID, Digest, ImageID, chain_ids, digest_of, hex_of, parse_digest
+from lamella.model.digest import ChainID, DiffID, Digest, ImageID, chain_ids, digest_of, hex_of, parse_digest
+from lamella.model.gojson import parse_time
 from lamella.model.imageconfig import ImageConfig, decode_image_config
 from lamella.store.dataroot import DataRoot
 from lamella.store.layerdb import LayerDB
@@ -27,6 +30,33 @@ from lamella.store.transactions import Transaction
 CONFIG_LIMIT = 8 << 20
 _HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _PREFIX = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
+
+
+class ImageHead(NamedTuple):
+    """What lists need of an image: the bytes that are its identity, and two things that it costs little to read in them.
+
+    Nothing else in them has been looked at.
+    """
+
+    id: ImageID
+    raw: bytes
+    created: int
+    """Nanoseconds since the epoch; 0 or less if the config does not say."""
+    diff_ids: tuple[DiffID, ...]
+
+    @property
+    def chains(self) -> list[ChainID]:
+        """The chain ID of each layer, base first."""
+        return chain_ids(self.diff_ids)
+
+
+class _RootFS(msgspec.Struct):
+    diff_ids: tuple[DiffID, ...] | None = None
+
+
+class _Head(msgspec.Struct):
+    rootfs: _RootFS
+    created: str | None = None
 
 
 class StoredImage(NamedTuple):
@@ -43,6 +73,11 @@ class StoredImage(NamedTuple):
     def chains(self) -> list[ChainID]:
         """The chain ID of each layer, base first."""
         return chain_ids(self.config.diff_ids)
+
+    @property
+    def head(self) -> ImageHead:
+        """The image as lists have it."""
+        return ImageHead(self.id, self.raw, _moment(self.config.created), self.config.diff_ids)
 
     @property
     def top(self) -> ChainID | None:
@@ -67,18 +102,19 @@ class ImageDB:
         raw, config = self.read_config(id)
         return StoredImage(id, raw, config, *self._read_metadata(id))
 
+    def complete(self, head: ImageHead) -> StoredImage:
+        """Return the image of which there is only the head.  Raises DataLoss for a config that Docker would not take."""
+        return StoredImage(head.id, head.raw, _decode(head.id, head.raw), *self._read_metadata(head.id))
+
     def read_config(self, id: ImageID) -> tuple[bytes, ImageConfig]:  # noqa: A002  (the vocabulary's word)
         """Read an image's config alone, its bytes and the view of them; raises as `get` does."""
         raw = self.read_raw(id)
-        try:
-            return raw, decode_image_config(raw)
-        except InvalidArgument as error:
-            raise DataLoss(f"image {id}: {error}") from error
+        return raw, _decode(id, raw)
 
     def read_raw(self, id: ImageID) -> bytes:  # noqa: A002  (the vocabulary's word)
         """Read the bytes of an image's config; raises as `get` does, but for what they say."""
         try:
-            raw = read_small(self.content / hex_of(id), CONFIG_LIMIT)
+            raw = read_small(f"{self.content}/{hex_of(id)}", CONFIG_LIMIT)  # no Path: thousands are read at once
         except FileNotFoundError:
             raise NotFound(f"no such image: {id}") from None
         if digest_of(raw) != id:
@@ -116,11 +152,41 @@ class ImageDB:
             except DataLoss as error:
                 self._root.report(str(error))
 
+    def iter_heads(self) -> Iterator[ImageHead]:
+        """Yield the head of every image whose bytes hash to its name; the others are reported as problems."""
+        decoder = msgspec.json.Decoder(_Head)
+        for image_id in self.iter_ids():
+            try:
+                raw = self.read_raw(image_id)
+                try:
+                    head = decoder.decode(raw)
+                    created = _moment(head.created)
+                except (msgspec.DecodeError, RecursionError, InvalidArgument):
+                    # What the strict reader takes all the same, such as an ancient spelling, is listed as well.
+                    yield StoredImage(image_id, raw, _decode(image_id, raw), None, None, built_locally=False).head
+                    continue
+            except NotFound:
+                continue
+            except DataLoss as error:
+                self._root.report(str(error))
+                continue
+            yield ImageHead(image_id, raw, created, head.rootfs.diff_ids or ())
+
+    def parents(self) -> dict[ImageID, ImageID]:
+        """Return the parent of every image whose metadata name one."""
+        found: dict[ImageID, ImageID] = {}
+        for name in list_names(self.metadata):
+            if _HEX.fullmatch(name) and is_directory(f"{self.metadata}/{name}"):
+                parent = self._read_parent(_image_id(name))
+                if parent is not None:
+                    found[_image_id(name)] = parent
+        return found
+
     def iter_children(self, id: ImageID) -> Iterator[ImageID]:  # noqa: A002  (the vocabulary's word)
         """Yield the images whose metadata name ``id`` as their parent."""
-        for name in list_names(self.metadata):
-            if _HEX.fullmatch(name) and self._read_parent(_image_id(name)) == id and is_directory(self.metadata / name):
-                yield _image_id(name)
+        for child, parent in self.parents().items():
+            if parent == id:
+                yield child
 
     def resolve_prefix(self, text: str) -> ImageID:
         """Return the one image whose ID begins with ``text``, with or without ``sha256:``.
@@ -239,6 +305,17 @@ class ImageDB:
             directory.unlink(missing_ok=True)  # a link would have us write where it leads
             os.mkdir(directory, 0o700)
         write_file(directory / key, content, mode=0o600, sync=sync, sync_directory=False)
+
+
+def _moment(created: str | None) -> int:
+    return parse_time(created) if created else 0
+
+
+def _decode(image_id: ImageID, raw: bytes) -> ImageConfig:
+    try:
+        return decode_image_config(raw)
+    except InvalidArgument as error:
+        raise DataLoss(f"image {image_id}: {error}") from error
 
 
 def _image_id(name: str) -> ImageID:

@@ -14,9 +14,9 @@ from lamella.model.digest import ChainID, ImageID, hex_of
 from lamella.model.ids import ContainerID
 from lamella.store.containerdb import ContainerDB
 from lamella.store.dataroot import DataRoot
-from lamella.store.imagedb import ImageDB, StoredImage
+from lamella.store.imagedb import ImageDB, ImageHead, StoredImage
 from lamella.store.lastuse import LastUse
-from lamella.store.layerdb import Layer, LayerDB
+from lamella.store.layerdb import LayerDB
 from lamella.store.layers import LayerStore
 from lamella.store.mountdb import MountDB
 from lamella.store.recovery import StoreRecovery
@@ -82,18 +82,11 @@ class ImageStore:
                 raise refusal from None
             raise NotFound(f"No such image: {text}") from None
 
-    def is_usable(self, image: StoredImage, layers: Mapping[ChainID, Layer] | None = None) -> bool:
-        """Tell whether all layers of an image are here; what is missing is reported.
+    def is_usable(self, image: StoredImage) -> bool:
+        """Tell whether all layers of an image are here and sound; what is missing is reported.
 
         Docker would answer a pull of such an image with "up to date" for ever: loading it again repairs it.
         """
-        chains = image.chains
-        if layers is not None:
-            missing = next((chain for chain in chains if chain not in layers), None)
-            if missing is None:
-                return True
-            self.root.report(f"image {image.id}: layer {missing} is missing or damaged; load or pull the image again")
-            return False
         try:
             self.layers.stack(image.top)
         except (NotFound, DataLoss) as error:
@@ -101,13 +94,20 @@ class ImageStore:
             return False
         return True
 
-    def iter_usable(self, layers: Mapping[ChainID, Layer] | None = None) -> Iterator[StoredImage]:
-        """Yield every image whose config and layers are sound; the others are reported."""
-        if layers is None:
-            layers = {layer.chain_id: layer for layer in self.layers.iter_layers()}
-        for image in self.images.iter_images():
-            if self.is_usable(image, layers):
+    def iter_heads(self, sizes: Mapping[ChainID, int]) -> Iterator[ImageHead]:
+        """Yield the head of every image whose layers are all among *sizes*, as of ``layers.sizes``.
+
+        The others are reported.  A list of a thousand images is not the place to look into the records of their layers:
+        whoever uses one does, and so does fsck.
+        """
+        for image in self.images.iter_heads():
+            missing = next((chain for chain in image.chains if chain not in sizes), None)
+            if missing is None:
                 yield image
+            else:
+                self.root.report(
+                    f"image {image.id}: layer {missing} is missing or damaged; load or pull the image again"
+                )
 
     def commit(self, tx: Transaction, tags: Mapping[str, ImageID]) -> None:
         """Decide a transaction and set its references: after a kill at any point, all of them are set or none.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lamella.errors import DataLoss, InvalidArgument, NotFound
-from lamella.model.digest import ChainID, DiffID, chain_id, hex_of, parse_digest
+from lamella.model.digest import ChainID, DiffID, Digest, chain_id, hex_of, parse_digest
 from lamella.model.ids import CacheID, is_cache_id
 from lamella.store.smallfiles import find_small, list_names, read_small
 
@@ -72,7 +72,7 @@ class LayerDB:
         """Yield the chain ID of every record, sound or not."""
         for name in list_names(self.records):
             if _HEX.fullmatch(name):
-                yield ChainID(DiffID(parse_digest(f"sha256:{name}")))
+                yield ChainID(DiffID(Digest(f"sha256:{name}")))
 
     def iter_removing(self) -> Iterator[Path]:
         """Yield records whose removal has begun."""
@@ -104,6 +104,23 @@ class LayerDB:
             elif problems is not None:
                 problems.append(f"layer {start}: layer {chain_or_none} below it is missing or damaged")
         return sound
+
+    def read_sizes(self, problems: list[str]) -> dict[ChainID, int]:
+        """Read the size that each record tells, and name in ``problems`` those that tell none."""
+        found: dict[ChainID, int] = {}
+        for name in list_names(self.records):
+            if _HEX.fullmatch(name):
+                chain = ChainID(DiffID(Digest(f"sha256:{name}")))
+                try:
+                    found[chain] = _size(chain, read_small(f"{self.records}/{name}/size"))
+                except FileNotFoundError:
+                    if os.path.lexists(self.path(chain)):
+                        problems.append(f"layer {chain}: size is missing from {self.path(chain)}")
+                except NotADirectoryError:
+                    problems.append(f"layer {chain}: {self.path(chain)} is no directory")
+                except DataLoss as error:
+                    problems.append(str(error))
+        return found
 
     def begin_removal(self, chain: ChainID) -> Path:
         """Take a record out of sight by renaming it, and return its new name; durable after a sync of ``records``."""
@@ -142,9 +159,7 @@ def find_cache_id(directory: Path) -> CacheID | None:
 
 def _read(chain: ChainID, path: str) -> Layer:
     diff = _digest(read_small(f"{path}/diff"), chain, "diff")
-    size = read_small(f"{path}/size")
-    if _SIZE.fullmatch(size) is None:
-        raise DataLoss(f"layer {chain}: size is {size[:32]!r}, not a decimal number")
+    size = _size(chain, read_small(f"{path}/size"))
     cache_id = read_small(f"{path}/cache-id").decode("ascii", "replace").strip()
     if not is_cache_id(cache_id):
         raise DataLoss(f"layer {chain}: cache-id is {cache_id[:80]!r}, not the name of a layer directory")
@@ -152,7 +167,13 @@ def _read(chain: ChainID, path: str) -> Layer:
     parent = None if raw_parent is None else ChainID(_digest(raw_parent, chain, "parent"))
     if (actual := chain_id(parent, diff)) != chain:
         raise DataLoss(f"layer {chain}: diff and parent in its record belong to layer {actual}")
-    return Layer(chain, diff, parent, CacheID(cache_id), int(size))
+    return Layer(chain, diff, parent, CacheID(cache_id), size)
+
+
+def _size(chain: ChainID, raw: bytes) -> int:
+    if _SIZE.fullmatch(raw) is None:
+        raise DataLoss(f"layer {chain}: size is {raw[:32]!r}, not a decimal number")
+    return int(raw)
 
 
 def _digest(raw: bytes, chain: ChainID, what: str) -> DiffID:

@@ -87,6 +87,14 @@ class LayerStore:
             self._root.report(problem)
         yield from found.values()
 
+    def sizes(self) -> dict[ChainID, int]:
+        """Return the size of every layer that has a record that tells it; nothing else in the record is looked at."""
+        problems: list[str] = []
+        found = self.db.read_sizes(problems)
+        for problem in problems:
+            self._root.report(problem)
+        return found
+
     def stack(self, chain: ChainID | None) -> list[Layer]:
         """Return a layer and all below it, base first.  Raises NotFound or DataLoss for the first that is missing."""
         found: list[Layer] = []
