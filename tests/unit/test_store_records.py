@@ -257,6 +257,27 @@ def test_a_config_without_its_layers_is_not_usable_and_cannot_be_stored(store: I
     assert listed(store) == [made.id]
 
 
+def test_what_an_image_with_a_damaged_config_may_need_is_kept_until_it_is_gone(
+    store: ImageStore, made: Made, tmp_path: Path
+) -> None:
+    base = image([BASE], "base:1")
+    load(store, docker20(tmp_path / "b.tar", base))
+    config = store.images.content / base.id[7:]
+    config.write_bytes(bytes(len(base.config)))
+    store.delete_image(ImageID(made.id))  # type: ignore[arg-type]
+    assert len(list(store.layers.iter_layers())) == 3
+
+    config.write_bytes(base.config)
+    assert usable(store) == [base.id]
+    load(store, docker20(tmp_path / "b.tar", base))  # any change looks again
+    assert [layer.diff_id for layer in store.layers.iter_layers()] == [digest(BASE)]
+
+    config.write_bytes(b"")
+    store.delete_image(ImageID(base.id))  # type: ignore[arg-type]
+    store.layers.release_unused([ChainID(DiffID(Digest(digest(BASE))))])
+    assert not list(store.layers.iter_layers())
+
+
 def test_image_ids_resolve_by_prefix(store: ImageStore, made: Made, tmp_path: Path) -> None:
     others = [image([BASE], created=f"2020-01-01T00:00:{n:02}Z") for n in range(40)]
     load(store, docker20(tmp_path / "many.tar", *others))

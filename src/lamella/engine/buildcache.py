@@ -60,7 +60,7 @@ def _prune_steps(opened: Opened, moments: Sequence[int]) -> tuple[list[str], int
 
     parts = opened.parts
     with parts.root.writing():
-        sizes: dict[str, int] = {**parts.layers.sizes()}
+        sizes = {str(chain): size for chain, size in parts.layers.sizes().items()}
         images = list_images(opened, steps=True)
         chosen = {
             image.id

@@ -271,7 +271,8 @@ class LayerStore:
         """Remove those of ``candidates``, and of the layers below them, that nothing needs; return what went, top first.
 
         Needed is what an image, a mount record, another layer or a running operation (except ``but``) names.  What
-        only a running operation keeps is looked at again when one ends.
+        only a running operation keeps is looked at again when one ends; and so is everything as long as there is an
+        image whose config cannot be read, since it may be mended and need what nobody else does.
         """
         with contextlib.ExitStack() as stack:
             wanted = list(candidates)
@@ -313,7 +314,7 @@ class LayerStore:
     def _release(self, candidates: list[ChainID], but: str) -> list[ChainID]:
         gone: list[ChainID] = []
         with self._root.writing():
-            pinned = self._needed()
+            pinned, all_known = self._needed()
             leased = self._leased(but)
             children: dict[ChainID, int] = {}
             owners: dict[CacheID, int] = {}
@@ -330,7 +331,7 @@ class LayerStore:
                 while (
                     current is not None and current in records and current not in pinned and not children.get(current)
                 ):
-                    if current in leased:
+                    if current in leased or not all_known:
                         self._defer(current)
                         break
                     layer = records.pop(current)
@@ -490,9 +491,15 @@ class LayerStore:
         except (NotFound, DataLoss):
             return None
 
-    def _needed(self) -> set[ChainID]:
-        needed = {chain for image in self._images.iter_images() for chain in image.chains}
-        return needed | {rw.parent for rw in self._mounts.iter_records() if rw.parent is not None}
+    def _needed(self) -> tuple[set[ChainID], bool]:
+        """Return the layers that images and containers need, and whether those are all."""
+        needed: set[ChainID] = set()
+        unknown = set(self._images.iter_ids())
+        for image in self._images.iter_heads():
+            needed.update(image.chains)
+            unknown.discard(image.id)
+        needed.update(rw.parent for rw in self._mounts.iter_records() if rw.parent is not None)
+        return needed, not unknown
 
     def _leased(self, but: str) -> set[ChainID]:
         leased: set[ChainID] = set()
