@@ -32,22 +32,28 @@ _HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _PREFIX = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
 
 
-class ImageHead(NamedTuple):
+class ImageHead:
     """What lists need of an image: the bytes that are its identity, and two things that it costs little to read in them.
 
     Nothing else in them has been looked at.
     """
 
-    id: ImageID
-    raw: bytes
-    created: int
-    """Nanoseconds since the epoch; 0 or less if the config does not say."""
-    diff_ids: tuple[DiffID, ...]
+    __slots__ = ("_chains", "created", "diff_ids", "id", "raw")
+
+    def __init__(self, id: ImageID, raw: bytes, created: int, diff_ids: tuple[DiffID, ...]) -> None:  # noqa: A002
+        self.id = id
+        self.raw = raw
+        self.created = created
+        """Nanoseconds since the epoch; 0 or less if the config does not say."""
+        self.diff_ids = diff_ids
+        self._chains: list[ChainID] | None = None
 
     @property
     def chains(self) -> list[ChainID]:
         """The chain ID of each layer, base first."""
-        return chain_ids(self.diff_ids)
+        if self._chains is None:
+            self._chains = chain_ids(self.diff_ids)
+        return self._chains
 
 
 class _RootFS(msgspec.Struct):

@@ -14,6 +14,7 @@ from lamella.errors import DataLoss
 
 #: The most that a one-line record file (``diff``, ``size``, ``cache-id``, ``parent``, ``mount-id``) may hold.
 RECORD_LIMIT = 512
+_PIECE = 1 << 20
 
 
 def read_small(path: str | os.PathLike[str], limit: int = RECORD_LIMIT) -> bytes:
@@ -35,16 +36,12 @@ def read_small(path: str | os.PathLike[str], limit: int = RECORD_LIMIT) -> bytes
             raise DataLoss(f"{os.fspath(path)}: not a regular file")
         if status.st_size > limit:
             raise DataLoss(f"{os.fspath(path)}: {status.st_size} bytes, more than the {limit} allowed")
-        pieces: list[bytes] = []
-        room = limit + 1
-        while room > 0 and (piece := os.read(fd, min(room, 1 << 20))):
-            pieces.append(piece)
-            room -= len(piece)
-            if sum(map(len, pieces)) >= status.st_size:
-                break
+        raw = os.read(fd, min(status.st_size + 1, _PIECE))
+        while len(raw) < status.st_size and (piece := os.read(fd, _PIECE)):
+            raw += piece
     finally:
         os.close(fd)
-    return b"".join(pieces)
+    return raw
 
 
 def find_small(path: str | os.PathLike[str], limit: int = RECORD_LIMIT) -> bytes | None:

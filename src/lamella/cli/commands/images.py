@@ -49,15 +49,16 @@ def image_rows(image: Image, *, digests: bool, whole: bool) -> Iterator[Row]:
     """Make the rows of one image: one a tag, digests beside it or, without a tag, alone."""
     from lamella.model.units import human_size
 
+    size = human_size(image.size, precision=3)
     common: dict[str, object] = {
         "ID": image.id if whole else image.short_id,
         "CreatedSince": ago(image.created),
         "CreatedAt": local_time(image.created),
-        "Size": human_size(image.size, precision=3),
+        "Size": size,
         "Containers": "N/A",
         "SharedSize": "N/A",
         "UniqueSize": "N/A",
-        "VirtualSize": human_size(image.size, precision=3),
+        "VirtualSize": size,
     }
     found = False
     tags: dict[str, list[str]] = {}
