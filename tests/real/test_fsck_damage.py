@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -18,10 +19,12 @@ from lamella.insight.heal import heal_store
 from lamella.insight.sources import Registry
 from lamella.model.reference import Reference
 from tests.support import faults
-from tests.support.archives import listing
+from tests.support.archives import docker20, image, layer_tar, listing
 from tests.support.checkedstores import CheckedStore, copy_store, make_store
-from tests.support.damage import CASES, Damage, Place
+from tests.support.cli import Lamella
+from tests.support.damage import CASES, NOTES, Damage, Note, Place
 from tests.support.dockerd import Dockerd
+from tests.support.engines import unmount_below
 from tests.support.registry import RealRegistry
 
 pytestmark = pytest.mark.xdist_group("fsck-damage")
@@ -66,6 +69,45 @@ def test_damage_is_found_and_mended(store: CheckedStore, tmp_path: Path, damage:
         heal_store(root, deep=True, connect=connect, set_aside=True, processes=1)
         after = check_store(root, deep=True, processes=1)
     assert told(after) == [], healed.steps
+
+
+@pytest.mark.parametrize("note", NOTES, ids=lambda note: note.name)
+def test_what_does_no_harm_is_noted_and_no_stranger_is_touched(store: CheckedStore, tmp_path: Path, note: Note) -> None:
+    root = copy_store(store.root, tmp_path / "root")
+    place = note.leave(Place(root, store))
+    report = check_store(root, processes=1)
+    assert [(item.code, item.path, item.severity) for item in report.findings] == [
+        (note.code, str(place), Severity.NOTE)
+    ]
+    assert report.sound
+    heal_store(root, connect=connect, processes=1)
+    assert place.exists() == note.stays
+    assert [item.code for item in check_store(root, processes=1).findings] == [note.code] * note.stays
+
+
+def test_a_layer_that_the_file_system_cannot_read_is_told(tmp_path: Path, base_tar: Path) -> None:
+    disk, place = tmp_path / "disk", tmp_path / "mounted"
+    place.mkdir()
+    with disk.open("wb") as file:
+        file.truncate(64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", disk], check=True)
+    made = image([layer_tar({"etc": None, "etc/motd": b"hello\n", "etc/issue": b"issue\n"})], "made:1")
+    docker20(tmp_path / "made.tar", made)
+    try:
+        subprocess.run(["mount", "-o", "loop", disk, place], check=True)
+        lamella = Lamella(place / "root")
+        lamella.run("load", "-q", "-i", str(tmp_path / "made.tar"))
+        [victim] = (place / "root").glob("overlay2/*/diff/etc/motd")
+        subprocess.run(["umount", place], check=True)
+        lost = f"clri /{victim.relative_to(place)}"
+        subprocess.run(["debugfs", "-w", "-R", lost, disk], check=True, capture_output=True)
+        subprocess.run(["mount", "-o", "loop", disk, place], check=True)
+        [finding] = check_store(place / "root").findings
+        assert finding.code == "layer-unreadable"
+        assert finding.path == str(victim)
+        assert "etc/motd cannot be read: Structure needs cleaning" in finding.text
+    finally:
+        unmount_below(place)
 
 
 BY_NAME = {damage.name: damage for damage in CASES}
@@ -186,9 +228,6 @@ def test_nothing_is_mended_while_a_dockerd_runs(store: CheckedStore, tmp_path: P
 
 
 def test_every_code_has_its_case_or_is_told_elsewhere() -> None:
-    tried = {code for damage in CASES for code in damage.codes}
-    elsewhere = {
-        "layer-unreadable", "container-name-taken", "mount-stale", "mount-point-left", "unknown-file", "holder-stale",
-        "unclean", "quarantine-damaged", "store-damaged", "parent-missing", "store-layers-missing",
-    }  # fmt: skip
+    tried = {code for damage in CASES for code in damage.codes} | {note.code for note in NOTES}
+    elsewhere = {"layer-unreadable", "mount-stale", "store-damaged", "parent-missing", "store-layers-missing"}
     assert set(CODES) - tried == elsewhere

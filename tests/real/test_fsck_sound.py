@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import threading
 from pathlib import Path
@@ -201,3 +202,33 @@ def test_stores_of_podman_and_containerd_are_sound(tmp_path: Path, base_tar: Pat
     directory = next(path.parent.parent.parent for path in (tmp_path / "containerd").glob("*/snapshots/*/fs/etc/motd"))
     subprocess.run(["rm", "-rf", directory], check=True)
     assert {item.code for item in check_store(tmp_path / "containerd").findings} == {"layer-directory-missing"}
+
+
+def test_damage_to_a_store_of_podman_is_told(tmp_path: Path, base_tar: Path) -> None:
+    context = tmp_path / "context"
+    context.mkdir()
+    (context / "Dockerfile").write_text("FROM base:1\nRUN echo 1 > /n\n")
+    with Podman(tmp_path / "podman") as podman:
+        podman.run("import", base_tar, "base:1")
+        podman.build("built:1", context)
+        podman.container("create", "one", "built:1", "true")
+    records = tmp_path / "podman/overlay-layers/layers.json"
+    layers = json.loads(records.read_text())
+    [base] = [layer for layer in layers if "parent" not in layer]
+    records.write_text(json.dumps([layer for layer in layers if layer is not base]))
+    report = check_store(tmp_path / "podman")
+    assert not report.sound
+    found = {item.code: item for item in report.findings}
+    assert set(found) == {"parent-missing", "store-layers-missing"}
+    assert base["id"] in found["parent-missing"].text
+    assert found["store-layers-missing"].text.startswith("image ")
+    [own] = [layer for layer in layers if layer["id"] not in {other.get("parent") for other in layers}]
+    records.write_text(json.dumps([layer for layer in layers if layer is not own]))
+    [finding] = check_store(tmp_path / "podman").findings
+    assert finding.code == "store-layers-missing"
+    assert finding.text.startswith("container ")
+    records.write_text(json.dumps(layers))
+    assert check_store(tmp_path / "podman").findings == ()
+    names = tmp_path / "podman/overlay-images/images.json"
+    names.write_bytes(names.read_bytes()[:-40])
+    assert {item.code for item in check_store(tmp_path / "podman").findings} >= {"store-damaged"}

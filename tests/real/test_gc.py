@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from lamella import Store
 from lamella.engine.ledger import Policy
+from tests.support import faults
 from tests.support.archives import Made, docker20, image, layer_tar, leaks
 from tests.support.cli import Lamella
 from tests.support.disk import du
@@ -270,3 +272,35 @@ def test_dockerd_agrees_with_what_is_left(store: Lamella) -> None:
         assert "dockerd" in answer.stderr
         assert set(docker.run("images", "--format", "{{.Repository}}:{{.Tag}}").splitlines()) == left
         assert plan(store, "--keep", "0", "--minimum-age", "0")["steps"]
+
+
+def test_a_collection_killed_at_any_change_leaves_each_image_whole_or_gone_and_is_gone_on_with(
+    store: Lamella, tmp_path: Path
+) -> None:
+    policy = Policy(keep=1, minimum_age=0, pins=("c",))
+    start, root = tmp_path / "start", tmp_path / "root"
+    subprocess.run(["cp", "-a", store.root, start], check=True)
+
+    def copy() -> None:
+        subprocess.run(["rm", "-rf", root], check=True)
+        subprocess.run(["cp", "-a", start, root], check=True)
+
+    def collect() -> None:
+        with Store.open(root) as opened:
+            list(opened.collect_garbage(policy)[1])
+
+    copy()
+    total = faults.count_changes(collect, tmp_path / "count")
+    lamella = Lamella(root)
+    left = names(lamella)
+    assert {"a:3", "b:2", "c:1"} <= left
+    assert total > 20
+    for point in range(1, total + 1):
+        copy()
+        assert faults.run(collect, die_at=point) == faults.KILLED
+        with Store.open(root) as opened:
+            assert all(opened.parts.is_usable(image._stored) for image in opened.images(all=True))
+            assert opened.problems == []
+        collect()
+        assert names(lamella) == left, f"killed at point {point} of {total}"
+        assert leaks(root) == []

@@ -73,6 +73,17 @@ class Place:
         return self.root / "overlay2" / (self.mount(name) / "init-id").read_text()
 
 
+class Note(NamedTuple):
+    """Something in a store that does no harm."""
+
+    name: str
+    leave: Callable[[Place], Path]
+    """Leave it there and return its place."""
+    code: str
+    stays: bool = False
+    """Whether mending leaves it where it is."""
+
+
 class Damage(NamedTuple):
     """One kind of damage."""
 
@@ -310,6 +321,20 @@ def _local_record_cases() -> list[Damage]:
     ]  # fmt: skip
 
 
+def _stale_holder(place: Place) -> None:
+    holders = place.root / "lamella/mounts" / place.writable("writer").name / "holders"
+    holders.mkdir(parents=True)
+    (holders / ("7" * 64)).touch()
+
+
+def _quarantine_without_record(place: Place) -> None:
+    from lamella.insight.quarantine import RECORD, Quarantine
+
+    stray = place.root / "overlay2" / ("8" * 64)
+    stray.mkdir()
+    (Quarantine(place.root).put("directory-orphan", "a test", [stray]).path / RECORD).unlink()
+
+
 CASES: list[Damage] = [
     *_record_cases(),
     *_local_record_cases(),
@@ -466,6 +491,11 @@ CASES: list[Damage] = [
     _case("a writable layer without a container", _mount_without_container, "mount-record-orphan"),
     _case("a container that was never finished",
           lambda p: (p.root / "containers" / ("5" * 64)).mkdir(), "container-leftover"),
+    _case("a mount held for a container that does not exist", _stale_holder, "holder-stale"),
+    _case("an entry of the quarantine without its record", _quarantine_without_record, "quarantine-damaged", left=True),
+    _case("two containers of one name",
+          lambda p: edit(p.container("writer") / "config.v2.json", lambda d: d.update(Name="/docker-ran")),
+          "container-name-taken", left=True),
     _case("an operation whose process is gone",
           lambda p: (p.root / "lamella/tx" / f"{'a' * 32}.json").write_text('{"kind":"load","pid":1,"ids":[]}\n'),
           "transaction-dead"),
@@ -473,4 +503,36 @@ CASES: list[Damage] = [
           lambda p: (p.root / "lamella/tx" / f"{'b' * 32}.json").write_bytes(bytes(64)), "transaction-damaged"),
     _case("a manifest that was kept, cut off",
           lambda p: truncate(p.root / "lamella/manifests" / p.image("one")[7:]), "own-file-damaged"),
+]  # fmt: skip
+
+
+def _left(path: Path, *, directory: bool = False) -> Path:
+    if directory:
+        path.mkdir()
+    else:
+        path.touch()
+    return path
+
+
+NOTES = [
+    Note("a mount point that nobody uses", lambda p: _left(p.writable("writer") / "merged", directory=True),
+         "mount-point-left"),
+    Note("the mark of a change that did not end", lambda p: _left(p.root / "lamella/unclean"), "unclean"),
+    *(
+        Note(f"a stranger among {what}", lambda p, w=where: _left(w(p) / "stranger"), "unknown-file", stays=True)  # type: ignore[misc]
+        for what, where in {
+            "configs": lambda p: p.config("one").parent,
+            "notes on images": lambda p: p.notes("app:1").parent,
+            "an image's notes": lambda p: p.notes("app:1"),
+            "layer records": lambda p: p.record("one", 0).parent,
+            "a layer's record": lambda p: p.record("one", 0),
+            "the parts of the layer records": lambda p: p.image_dir / "layerdb",
+            "records in the making": lambda p: p.image_dir / "layerdb/tmp",
+            "layer directories": lambda p: p.root / "overlay2",
+            "a layer's directory": lambda p: p.directory("one", 0),
+            "short names": lambda p: p.root / "overlay2/l",
+            "containers": lambda p: p.root / "containers",
+            "a mount record": lambda p: p.mount("writer"),
+        }.items()
+    ),
 ]  # fmt: skip

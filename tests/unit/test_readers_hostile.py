@@ -452,4 +452,4 @@ def test_a_store_of_remapped_users_is_pointed_to(tmp_path: Path) -> None:
     docker_root(tmp_path / "100000.100000")
     with pytest.raises(NotFound, match=r"give .*/100000\.100000"):
         open_reader(tmp_path)
-    assert open_reader(tmp_path / "100000.100000").find_image("a:1")
+    assert open_reader(tmp_path / "100000.100000").find_image("a:1").names == ("a:1",)

@@ -74,7 +74,7 @@ class Moved(NamedTuple):
 
 def image_layers(reader: StoreReader, image: ImageRecord) -> list[WantedLayer]:
     """Say for each of an image's diff IDs, base first, how its tar can be had."""
-    diff_ids = image.config.diff_ids
+    diff_ids = image.diff_ids
     stored = [reader.find_layer(name) for name in image.layers]
     known = [layer for layer in stored if layer is not None]
     by_chain = {layer.chain_id: layer for layer in known if layer.chain_id is not None}

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from lamella.errors import InvalidArgument
+from lamella.errors import DataLoss, InvalidArgument
 from lamella.insight.gc import Candidate, Done, Plan, Step, Stock, make_plan
 from lamella.insight.ledger import Accounts, count
 from lamella.insight.policy import NAME, Policy, is_pinned, parse_policy
@@ -127,19 +127,24 @@ def take_stock(accounts: Accounts, now: int) -> Stock:
             for image in holding.holders.get(owner.item, ()):
                 holds[image].add(thing)
     arrived = _arrivals(accounts)
+    images: dict[str, Candidate] = {}
+    for record in holding.images.values():
+        try:
+            config = record.config
+        except DataLoss:  # it may have a label that keeps it
+            needed.update(holds[record.id])
+            continue
+        images[record.id] = Candidate(
+            id=record.id,
+            names=tuple(sorted((*record.names, *record.digests))),
+            parent=record.parent,
+            created=parse_time(config.created) if config.created else 0,
+            last_used=min(arrived.get(record.id, 0), now),
+            labels=config.config.labels,
+            holds=frozenset(holds[record.id]),
+        )
     return Stock(
-        images={
-            image.id: Candidate(
-                id=image.id,
-                names=tuple(sorted((*image.names, *image.digests))),
-                parent=image.parent,
-                created=parse_time(image.config.created) if image.config.created else 0,
-                last_used=min(arrived.get(image.id, 0), now),
-                labels=image.config.config.labels,
-                holds=frozenset(holds[image.id]),
-            )
-            for image in holding.images.values()
-        },
+        images=images,
         sizes=sizes,
         held=frozenset(needed),
         used={container.image: container.name or short_id(container.id) for container in holding.containers},

@@ -108,11 +108,23 @@ class _Walk:
         self._found_links: list[tuple[str, str]] = []
         self._extra: list[tuple[str, os.stat_result]] = []
         self._behind_links: set[str] = set()
+        self._at = ""
         self.size = 0
         self.damaged = False
 
     def run(self, files: Path) -> Iterator[Trouble]:
         """Yield what is wrong."""
+        try:
+            yield from self._run(files)
+        except OSError as error:
+            if isinstance(error.filename, str) and "/" in error.filename:
+                raise
+            self.damaged = True
+            last = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+            name = f"{self._at}{last}".rstrip("/")
+            yield "layer-unreadable", name, f"cannot be read: {os.strerror(error.errno or 0)}"
+
+    def _run(self, files: Path) -> Iterator[Trouble]:
         if not self._wanted.understood:
             for _ in self._visit(files):
                 pass
@@ -174,7 +186,8 @@ class _Walk:
                             self.size = total
                             return
                         stack.leave()
-                    prefix = self._enter(stack, pending[-1], prefixes[-1])
+                    self._at = prefixes[-1]
+                    self._at = prefix = self._enter(stack, pending[-1], self._at)
         finally:
             os.close(top)
 

@@ -11,7 +11,7 @@ from lamella.insight.counts import LIMIT, count_layers
 from lamella.insight.history import Step
 from lamella.insight.mounts import MountStory, find_mounts
 from lamella.insight.subject import Place, Subject, find_subject
-from lamella.readers.base import ImageStack, StoreReader
+from lamella.readers.base import ImageRecord, StoreReader
 
 
 class LayerCounts(msgspec.Struct, frozen=True):
@@ -102,7 +102,7 @@ def explain(reader: StoreReader, name: str, *, limit: int | None = LIMIT) -> Exp
     Raises NotFound, or InvalidArgument for an ambiguous ID.
     """
     subject = find_subject(reader, name)
-    relatives = find_relatives(subject, reader.image_stacks())
+    relatives = find_relatives(subject, reader.images())
     counted = count_layers(reader, [place.layer for place in subject.places], limit=limit)
     steps = {step.layer: step.number for step in subject.steps if step.layer is not None}
     layers = tuple(
@@ -131,22 +131,22 @@ def explain(reader: StoreReader, name: str, *, limit: int | None = LIMIT) -> Exp
     )
 
 
-def find_relatives(subject: Subject, stacks: Sequence[ImageStack]) -> tuple[Relative, ...]:
+def find_relatives(subject: Subject, images: Sequence[ImageRecord]) -> tuple[Relative, ...]:
     """Return the other images that stand on the same base, those that share most first, named ones before others."""
     diff_ids = [place.diff_id for place in subject.places if place.diff_id is not None]
     own = subject.image.id if subject.image is not None else ""
     found: list[Relative] = []
     if not diff_ids:
         return ()
-    for stack in stacks:
-        if not stack.diff_ids or stack.diff_ids[0] != diff_ids[0] or stack.id == own:
+    for image in images:
+        if not image.diff_ids or image.diff_ids[0] != diff_ids[0] or image.id == own:
             continue
         same = 0
-        for mine, theirs in zip(diff_ids, stack.diff_ids, strict=False):
+        for mine, theirs in zip(diff_ids, image.diff_ids, strict=False):
             if mine != theirs:
                 break
             same += 1
-        found.append(Relative(stack.id, stack.names, same))
+        found.append(Relative(image.id, image.names, same))
     return tuple(sorted(found, key=lambda item: (-item.layers, not item.names, item.names, item.id)))
 
 

@@ -18,11 +18,12 @@ from lamella.insight.checks import containers, directories, images, layers, moun
 from lamella.insight.contents import SHOWN, Task, check_contents
 from lamella.insight.findings import Finding, Severity
 from lamella.insight.orphans import find_orphans
-from lamella.insight.survey import Survey
+from lamella.insight.survey import Survey, find_driver
 from lamella.linux.locks import locked
+from lamella.linux.readahead import reading_ahead
 from lamella.linux.workers import forked_map
 from lamella.store.layerdb import TAR_SPLIT
-from lamella.store.smallfiles import is_directory
+from lamella.store.smallfiles import is_directory, list_names
 
 _SETTLE = 0.25
 """Seconds between two looks at a data-root on which a dockerd works."""
@@ -67,7 +68,7 @@ def check_store(root: Path, *, deep: bool = False, driver: str = "", processes: 
     processor.  Raises NotFound if there is no data-root.
     """
     root = require_root(root)
-    with shared(root):
+    with shared(root), reading_ahead(() if processes == 1 else _record_directories(root, driver)):
         survey = Survey(root, driver)
         found = check_records(survey)
     tasks = list(content_tasks(survey, deep=deep))
@@ -93,6 +94,15 @@ def shared(root: Path) -> Iterator[None]:
         if lock.exists() and not lock.is_symlink() and not os.statvfs(root).f_flag & os.ST_RDONLY:
             stack.enter_context(locked(lock, shared=True))
         yield
+
+
+def _record_directories(root: Path, driver: str) -> list[str]:
+    """Return the directories of all layer and image records, in the order in which a survey reads them."""
+    driver = driver or find_driver(root)
+    images = root / "image" / driver
+    places = [root / driver] if driver == "overlay2" else []
+    places.append(images / "layerdb" / "sha256")
+    return [f"{place}/{name}" for place in places for name in list_names(place)] + [f"{images}/imagedb/content/sha256"]
 
 
 def check_records(survey: Survey) -> list[Finding]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from lamella.errors import DataLoss, LamellaError
 from lamella.insight.contents import Trouble
-from lamella.insight.findings import Finding, Severity
+from lamella.insight.findings import CODES, Finding, Severity
 from lamella.insight.fsck import Report, check_files, check_records, check_store, content_tasks, in_order, require_root
 from lamella.insight.mending import containers, directories, layers, records
 from lamella.insight.mending.base import Bench, Hopeless, Plan, void
@@ -30,6 +30,7 @@ from lamella.store import dockerd
 
 _ROUNDS = 200
 _PASSES = 3
+_NO_REMEDY = "nothing is done about it"
 FILES = frozenset({"layer-file-missing", "layer-file-changed", "layer-content-damaged"})
 RECOVERY = frozenset({"transaction-dead", "unclean", "holder-stale"})
 Mend = Callable[[Bench, Finding], Plan]
@@ -112,7 +113,13 @@ def heal_store(
     if not before.findings:
         return Healed(before, (), before, healer.run)
     steps = healer.heal()
-    return Healed(before, tuple(steps), check_store(root, deep=deep, driver=driver, processes=processes), healer.run)
+    after = check_store(root, deep=deep, driver=driver, processes=processes)
+    steps += [
+        Step(finding.code, finding.path, finding.text, _NO_REMEDY)
+        for finding in after.findings
+        if not CODES[finding.code].remedy and finding.severity is not Severity.NOTE
+    ]
+    return Healed(before, tuple(steps), after, healer.run)
 
 
 class _Healer:
@@ -159,7 +166,7 @@ class _Healer:
                     failures.append(str(error))
             else:
                 if finding.severity is not Severity.NOTE:
-                    failure = failures[-1] if failures else "nothing is done about it"
+                    failure = failures[-1] if failures else _NO_REMEDY
                     yield Step(finding.code, finding.path, finding.text, failure)
 
     def heal(self) -> list[Step]:

@@ -220,7 +220,7 @@ def stacks_above(reader: StoreReader, layer: StoredLayer) -> set[tuple[str, ...]
             continue
         if layer.id in image.layers:
             found.add(image.layers[image.layers.index(layer.id) + 1 :])
-        elif layer.chain_id is not None and layer.chain_id in chain_ids(image.config.diff_ids):
+        elif layer.chain_id is not None and layer.chain_id in chain_ids(image.diff_ids):
             found.add(())
     return found
 

@@ -57,7 +57,7 @@ def find_everywhere(reader: StoreReader, path: bytes) -> Found:
         if not image.names and not image.digests and image.id in parents:
             continue  # a step of a build
         holder = Holder("image", image.id, image.names[0] if image.names else "")
-        if len(image.layers) < len(image.config.diff_ids):
+        if len(image.layers) < len(image.diff_ids):
             incomplete.append((holder, "a layer is missing"))
         else:
             stacks.setdefault(image.layers, []).append(holder)

@@ -103,7 +103,7 @@ def container_subject(reader: StoreReader, container: ContainerRecord) -> Subjec
         image = reader.find_image(container.image) if container.image else None
     except NotFound:
         image = None
-    chains = chain_ids(image.config.diff_ids) if image is not None else []
+    chains = chain_ids(image.diff_ids) if image is not None else []
     below = [layer for layer in layers if layer.role == "image"]
     places: tuple[Place, ...]
     if image is not None and [layer.chain_id for layer in below] != chains[: len(below)]:
@@ -147,8 +147,8 @@ def image_name(image: ImageRecord | None) -> str:
 
 def _image_places(reader: StoreReader, image: ImageRecord) -> tuple[Place, ...]:
     present = {layer.chain_id: layer for layer in map(reader.find_layer, image.layers) if layer is not None}
-    chains = chain_ids(image.config.diff_ids)
+    chains = chain_ids(image.diff_ids)
     return tuple(
         Place(number, present.get(chain), diff, chain)
-        for number, (diff, chain) in enumerate(zip(image.config.diff_ids, chains, strict=True), 1)
+        for number, (diff, chain) in enumerate(zip(image.diff_ids, chains, strict=True), 1)
     )

@@ -200,15 +200,19 @@ def record_sum(accounts: Accounts, image: str) -> Sum:
 def _images(accounts: Accounts) -> list[ImageUse]:
     holding = accounts.holding
     users = Counter(container.image for container in holding.containers)
+    uses = {layer: layer_sum(accounts, layer) for layer in holding.holders}
+    alone = {
+        layer for layer, holders in holding.holders.items() if len(set(holders)) == 1 and layer not in holding.built_on
+    }
     found = []
     for image in holding.images.values():
         record = record_sum(accounts, image.id)
         total, inodes, own = record.bytes, record.inodes, record.bytes
         for layer in dict.fromkeys(image.layers):
-            use = layer_sum(accounts, layer)
+            use = uses[layer]
             total += use.bytes
             inodes += use.inodes
-            if len(set(holding.holders[layer])) == 1 and layer not in holding.built_on:
+            if layer in alone:
                 own += use.bytes
         containers = users[image.id]
         free = not containers and image.id not in holding.parents

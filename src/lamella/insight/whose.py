@@ -17,9 +17,9 @@ from lamella.errors import LamellaError, NotFound
 from lamella.insight.answer import Answer, LayerFacts, Named, StepFacts
 from lamella.insight.history import plan_steps, step_of_layer
 from lamella.insight.subject import container_subject, image_name, name_layer, open_stack
-from lamella.model.digest import PREFIX, chain_ids, is_hex64
+from lamella.model.digest import PREFIX, DiffID, chain_ids, is_hex64
 from lamella.model.ids import is_cache_id, is_link_id
-from lamella.readers.base import ContainerRecord, ImageStack, StoredLayer, StoreReader
+from lamella.readers.base import ContainerRecord, ImageRecord, StoredLayer, StoreReader
 from lamella.store.smallfiles import is_directory, list_names
 
 _OWN_PARTS = {
@@ -189,7 +189,7 @@ class _Question:
             layer.size,
         )  # fmt: skip
         containers = tuple(_named(item) for item in self._reader.containers() if layer.id in item.layers)
-        images, position = find_users(layer, self._reader.image_stacks())
+        images, position = find_users(layer, self._reader.images())
         step = self._step(images, position)
         if layer.role == "build" and not images:
             return self._held("build-cache", "a build left it to be used again", layer=facts, inside=inside)
@@ -212,9 +212,9 @@ class _Question:
         for image in images[:4]:
             try:
                 record = self._reader.find_image(image.id)
+                step = step_of_layer(plan_steps(record.config), position)
             except LamellaError:
                 continue
-            step = step_of_layer(plan_steps(record.config), position)
             if step is not None:
                 return StepFacts(image_name(record), step.number, position, step.instruction)
         return None
@@ -342,22 +342,22 @@ def seen_in(reader: StoreReader, asked: str, container: ContainerRecord, names: 
     return _Question(reader, asked, []).seen_in(container, [name for name in names if name not in {"", "."}])
 
 
-def find_users(layer: StoredLayer, stacks: Sequence[ImageStack]) -> tuple[tuple[Named, ...], int]:
+def find_users(layer: StoredLayer, images: Sequence[ImageRecord]) -> tuple[tuple[Named, ...], int]:
     """Return the images that have a layer, named ones first, and its number in them, 1 for the base, 0 for none."""
     if layer.diff_id is None or layer.chain_id is None:
         return (), 0
-    base: tuple[str, ...] = ()
+    base: tuple[DiffID, ...] = ()
     found: list[Named] = []
-    for stack in stacks:
+    for image in images:
         if base:
-            if stack.diff_ids[: len(base)] == base:
-                found.append(Named(stack.id, stack.names))
+            if image.diff_ids[: len(base)] == base:
+                found.append(Named(image.id, image.names))
             continue
-        if layer.diff_id in stack.diff_ids:
-            chains = chain_ids(stack.diff_ids)  # type: ignore[arg-type]  # compared as text, whatever they are
+        if layer.diff_id in image.diff_ids:
+            chains = chain_ids(image.diff_ids)
             if layer.chain_id in chains:
-                base = stack.diff_ids[: chains.index(layer.chain_id) + 1]
-                found.append(Named(stack.id, stack.names))
+                base = image.diff_ids[: chains.index(layer.chain_id) + 1]
+                found.append(Named(image.id, image.names))
     return tuple(sorted(found, key=lambda item: (not item.names, item.names, item.id))), len(base)
 
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from lamella.errors import DataLoss, InvalidArgument
 from lamella.model.digest import ChainID, DiffID
-from lamella.model.imageconfig import ImageConfig
+from lamella.model.imageconfig import ImageConfig, decode_image_config
 
 Role = Literal["image", "writable", "init", "build"]
 
@@ -37,34 +38,50 @@ class StoredLayer(NamedTuple):
     created: str = ""
 
 
-class ImageRecord(NamedTuple):
-    """One image."""
+class ImageRecord:
+    """One image.  Of its config only the diff IDs are known at first; the rest is read when it is asked for."""
 
-    id: str
-    """The config's digest."""
-    names: tuple[str, ...]
-    """Familiar references with a tag."""
-    digests: tuple[str, ...]
-    """References with the digest they were pulled under."""
-    config: ImageConfig
-    raw_config: bytes
-    layers: tuple[str, ...]
-    """The ids of its layers that are there, base first; shorter than ``config.diff_ids`` if some are missing.
+    __slots__ = ("_config", "diff_ids", "digests", "id", "layers", "names", "parent", "raw_config")
 
-    With some missing, ``chain_ids(config.diff_ids)`` tells which: every StoredLayer of an image has its chain ID.
-    """
-    parent: str = ""
-    """The image that a local build made it from."""
+    def __init__(
+        self,
+        id: str,  # noqa: A002  (the vocabulary's word)
+        *,
+        names: tuple[str, ...],
+        digests: tuple[str, ...],
+        raw_config: bytes,
+        diff_ids: tuple[DiffID, ...],
+        layers: tuple[str, ...],
+        parent: str = "",
+        config: ImageConfig | None = None,
+    ) -> None:
+        self.id = id
+        """The config's digest."""
+        self.names = names
+        """Familiar references with a tag."""
+        self.digests = digests
+        """References with the digest they were pulled under."""
+        self.raw_config = raw_config
+        self.diff_ids = diff_ids
+        """Base first, as its config has them, whether they are there or not."""
+        self.layers = layers
+        """The ids of its layers that are there, base first; fewer than the diff IDs if some are missing.
 
+        With some missing, ``chain_ids(diff_ids)`` tells which: every StoredLayer of an image has its chain ID.
+        """
+        self.parent = parent
+        """The image that a local build made it from."""
+        self._config = config
 
-class ImageStack(NamedTuple):
-    """As much of an image as tells which layers it has."""
-
-    id: str
-    names: tuple[str, ...]
-    """Familiar references with a tag."""
-    diff_ids: tuple[str, ...]
-    """Base first, as its config has them, whether they are there or not."""
+    @property
+    def config(self) -> ImageConfig:
+        """The view of its config.  Raises DataLoss for one that Docker would not take."""
+        if self._config is None:
+            try:
+                self._config = decode_image_config(self.raw_config)
+            except InvalidArgument as error:
+                raise DataLoss(f"image {self.id}: {error}") from error
+        return self._config
 
 
 class ContainerRecord(NamedTuple):
@@ -111,10 +128,6 @@ class StoreReader(Protocol):
 
     def images(self) -> Sequence[ImageRecord]:
         """Return all images, intermediate ones included."""
-        ...
-
-    def image_stacks(self) -> Sequence[ImageStack]:
-        """Return the layers of all images, intermediate ones included, for less than all of the images costs."""
         ...
 
     def layers(self) -> Mapping[str, StoredLayer]:

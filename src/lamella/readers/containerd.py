@@ -163,7 +163,15 @@ class ContainerdReader(WholeCatalogue):
             tags, digests = familiar_names(names[image_id])
             chains = chain_ids(found.config.diff_ids)
             layers = tuple(present[chain] for chain in chains if chain in present)
-            record = ImageRecord(image_id, tags, digests, found.config, found.raw, layers)
+            record = ImageRecord(
+                image_id,
+                names=tags,
+                digests=digests,
+                config=found.config,
+                raw_config=found.raw,
+                diff_ids=found.config.diff_ids,
+                layers=layers,
+            )
             images[image_id] = (record, found, namespace)
         return images
 
@@ -171,7 +179,7 @@ class ContainerdReader(WholeCatalogue):
     def _blobs(self) -> dict[DiffID, Path]:
         found: dict[DiffID, Path] = {}
         for record, resolved, _ in self._images.values():
-            for diff_id, digest in zip(record.config.diff_ids, resolved.layers, strict=False):
+            for diff_id, digest in zip(record.diff_ids, resolved.layers, strict=False):
                 path = self._content.find(digest)
                 if path is not None:
                     found.setdefault(diff_id, path)
@@ -182,7 +190,7 @@ class ContainerdReader(WholeCatalogue):
         # What a chain ID is made of is known from the configs alone.
         diff_ids: dict[ChainID, DiffID] = {}
         for record, _, _ in self._images.values():
-            diff_ids.update(zip(chain_ids(record.config.diff_ids), record.config.diff_ids, strict=True))
+            diff_ids.update(zip(chain_ids(record.diff_ids), record.diff_ids, strict=True))
         return {
             layer.id: layer._replace(diff_id=None if layer.chain_id is None else diff_ids.get(layer.chain_id))
             for layer in self._layers_by_key.values()

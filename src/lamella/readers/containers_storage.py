@@ -201,11 +201,12 @@ class ContainersStorageReader(WholeCatalogue):
             served = [f"{repository}@{manifest}" for repository in repositories if manifest is not None]
             found.append(
                 ImageRecord(
-                    id=digest_of(raw),
+                    digest_of(raw),
                     names=names,
                     digests=tuple(dict.fromkeys((*digests, *served))),
                     config=config,
                     raw_config=raw,
+                    diff_ids=config.diff_ids,
                     layers=tuple(_stack(records, record.text("layer"))),
                 )
             )

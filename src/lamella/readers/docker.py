@@ -13,16 +13,18 @@ from pathlib import Path
 
 from lamella.drivers import DRIVERS, open_driver
 from lamella.errors import DataLoss, InvalidArgument, LamellaError, NotFound
-from lamella.model.digest import PREFIX, ChainID, DiffID, hex_of, is_hex64, parse_digest
+from lamella.model.digest import PREFIX, ChainID, DiffID, ImageID, hex_of, is_hex64, parse_digest
 from lamella.model.ids import ContainerID, is_cache_id, is_container_id
-from lamella.readers.base import ContainerRecord, ImageRecord, ImageStack, Role, StoredLayer, VolumeRecord
+from lamella.model.imageconfig import ImageConfig
+from lamella.model.reference import Reference
+from lamella.readers.base import ContainerRecord, ImageRecord, Role, StoredLayer, VolumeRecord
 from lamella.readers.buildkit import BuildSnapshots
 from lamella.readers.common import leads_away, local_volumes
 from lamella.readers.dockercontainers import describe_container
 from lamella.store.containerdb import ContainerDB
 from lamella.store.containerdb import ContainerRecord as Documents
 from lamella.store.dataroot import DataRoot
-from lamella.store.imagedb import ImageDB, StoredImage
+from lamella.store.imagedb import ImageDB, ImageHead
 from lamella.store.layerdb import Layer, LayerDB
 from lamella.store.mountdb import MountDB, RWLayer
 from lamella.store.smallfiles import find_small, is_directory, list_names
@@ -63,7 +65,6 @@ class DockerReader:
         self._home = self.root / "vfs" / "dir" if self.driver == "vfs" else self.root / self.driver
         self._known: dict[str, StoredLayer] = {}
         self._images: tuple[ImageRecord, ...] | None = None
-        self._stacks: tuple[ImageStack, ...] | None = None
         self._layers: dict[str, StoredLayer] | None = None
         self._containers: tuple[ContainerRecord, ...] | None = None
         self._volumes: tuple[VolumeRecord, ...] | None = None
@@ -74,33 +75,20 @@ class DockerReader:
     def images(self) -> Sequence[ImageRecord]:
         """Return all images, intermediate ones included; a config that does not hash to its name is a problem."""
         if self._images is None:
-            stored = list(self._imagedb.iter_images())
+            heads = list(self._imagedb.iter_heads())
             names = self._tags.by_image()
+            parents = self._imagedb.parents()
             present = set(list_names(self._layerdb.records))
             self._images = tuple(
                 self._image_record(
-                    image,
-                    [reference.familiar() for reference in names.get(image.id, [])],
-                    [chain for chain in image.chains if hex_of(chain) in present],
+                    head,
+                    names.get(head.id, ()),
+                    [chain for chain in head.chains if hex_of(chain) in present],
+                    parents.get(head.id),
                 )
-                for image in stored
+                for head in heads
             )
         return self._images
-
-    def image_stacks(self) -> Sequence[ImageStack]:
-        """Return the layers of all images: of their configs nothing but the diff IDs is looked at."""
-        if self._images is not None:
-            return [ImageStack(image.id, image.names, image.config.diff_ids) for image in self._images]
-        if self._stacks is None:
-            names: dict[str, list[str]] = {}
-            for name, image in self._tags.read().items():
-                if "@" not in name:
-                    names.setdefault(image, []).append(name)
-            self._stacks = tuple(
-                ImageStack(head.id, tuple(sorted(names.get(head.id, ()))), head.diff_ids)
-                for head in self._imagedb.iter_heads()
-            )
-        return self._stacks
 
     def layers(self) -> Mapping[str, StoredLayer]:
         """Return image layers by chain ID, containers' and BuildKit's own by the name of their directory or snapshot."""
@@ -168,8 +156,8 @@ class DockerReader:
                     raise refusal from None
                 raise NotFound(f"No such image: {name}") from None
         image = self._imagedb.get(found)
-        names = [reference.familiar() for reference in self._tags.references(found)]
-        return self._image_record(image, names, [chain for chain in image.chains if self._layerdb.exists(chain)])
+        chains = [chain for chain in image.chains if self._layerdb.exists(chain)]
+        return self._image_record(image.head, self._tags.references(found), chains, image.parent, image.config)
 
     def find_container(self, name: str) -> ContainerRecord:
         """Return one container by its full ID, its name or the beginning of its ID."""
@@ -245,16 +233,24 @@ class DockerReader:
 
     # ------------------------------------------------------------------------------------------------ internals
 
-    def _image_record(self, image: StoredImage, names: Iterable[str], chains: Iterable[ChainID]) -> ImageRecord:
-        names = tuple(names)
+    def _image_record(
+        self,
+        head: ImageHead,
+        references: Iterable[Reference],
+        chains: Iterable[ChainID],
+        parent: ImageID | None,
+        config: ImageConfig | None = None,
+    ) -> ImageRecord:
+        names = [(reference.familiar(), reference.digest is not None) for reference in references]
         return ImageRecord(
-            id=image.id,
-            names=tuple(name for name in names if "@" not in name),
-            digests=tuple(name for name in names if "@" in name),
-            config=image.config,
-            raw_config=image.raw,
+            head.id,
+            names=tuple(name for name, by_digest in names if not by_digest),
+            digests=tuple(name for name, by_digest in names if by_digest),
+            raw_config=head.raw,
+            diff_ids=head.diff_ids,
             layers=tuple(chains),
-            parent=image.parent or "",
+            parent=parent or "",
+            config=config,
         )
 
     def _read_layer(self, chain: ChainID) -> StoredLayer | None:

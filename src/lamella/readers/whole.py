@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from lamella.errors import InvalidArgument, NotFound
 from lamella.model.digest import PREFIX
-from lamella.readers.base import ContainerRecord, ImageRecord, ImageStack, StoredLayer
+from lamella.readers.base import ContainerRecord, ImageRecord, StoredLayer
 
 _Record = TypeVar("_Record", ImageRecord, ContainerRecord)
 
@@ -24,10 +24,6 @@ class _Catalogue(Protocol):
 
 class WholeCatalogue:
     """The narrow half of ``StoreReader`` on top of the other half, which a subclass has."""
-
-    def image_stacks(self: _Catalogue) -> Sequence[ImageStack]:
-        """Return the layers of all images."""
-        return [ImageStack(image.id, image.names, image.config.diff_ids) for image in self.images()]
 
     def find_image(self: _Catalogue, name: str) -> ImageRecord:
         """Return one image by reference, or by the beginning of its ID or of the digest it was pulled under."""

@@ -18,7 +18,7 @@ from lamella.engine.reading import (
     plan_steps,
     stamp_of,
 )
-from lamella.errors import NotFound
+from lamella.errors import DataLoss, NotFound
 from lamella.model.digest import chain_ids
 from lamella.ui.stacks import Block, Layout, Stack, lay_out
 
@@ -63,7 +63,11 @@ class Snapshot:
         found: dict[str, tuple[Step, str]] = {}
         for image in sorted(self.images.values(), key=lambda image: (not image.names, image.names, image.id)):
             places = dict(enumerate(self.chain(image), 1))
-            for step in plan_steps(image.config):
+            try:
+                steps = plan_steps(image.config)
+            except DataLoss:  # who asks for the image is told
+                continue
+            for step in steps:
                 block = None if step.layer is None else places.get(step.layer)
                 if block is not None:
                     found.setdefault(block.id, (step, image.id))
@@ -93,10 +97,10 @@ class Snapshot:
 
     def chain(self, image: ImageRecord) -> list[Block]:
         """Return an image's layers from the base up, those that the store has lost included."""
-        if len(image.layers) == len(image.config.diff_ids):
+        if len(image.layers) == len(image.diff_ids):
             return [self._block(layer) for layer in image.layers]
         by_chain = {layer.chain_id: layer.id for layer in self.layers.values() if layer.role == "image"}
-        chains = chain_ids(image.config.diff_ids)
+        chains = chain_ids(image.diff_ids)
         return [self._block(by_chain[chain]) if chain in by_chain else Block("missing", chain) for chain in chains]
 
     def layout(self, wanted: str = "", *, steps: bool = False) -> Layout:
