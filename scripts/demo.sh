@@ -28,20 +28,24 @@ say "cat Dockerfile"
 cat "$context/Dockerfile"
 run build -t my-ubuntu:0.1 "$context"
 run inspect --format '{{json .RootFS}} {{json .GraphDriver}}' my-ubuntu:0.1
-run layers my-ubuntu:0.1
+run explain my-ubuntu:0.1
 run run --rm my-ubuntu:0.1
 
 say "lamella run -it --name walker --entrypoint sh my-ubuntu:0.1      # in it: echo hahaha > test4"
 # script(1) gives the command a terminal of its own, wherever this runs.
 printf 'echo hahaha > test4\nexit\n' |
     script -qec ".venv/bin/lamella --root $root run -it --name walker --entrypoint sh my-ubuntu:0.1" /dev/null
-run layers walker
+run explain walker
 upper=$(.venv/bin/lamella --root "$root" inspect --format '{{.GraphDriver.Data.UpperDir}}' walker)
 say "cat $upper/test4      # the container's own layer"
 cat "$upper/test4"
 run diff walker
+run why "$upper/test4"
+run blame walker /tmp/test
 run commit walker my-ubuntu:0.2
 run history my-ubuntu:0.2
-run layers my-ubuntu:0.2
+run explain my-ubuntu:0.2
 run rm walker
 run images
+run df
+run fsck

@@ -327,9 +327,9 @@ def test_sizes_are_shown_on_demand(store: Lamella) -> None:
 
 def test_layers_of_a_container_end_in_its_own(store: Lamella) -> None:
     identity = store.run("create", "base:1")
-    lines = store.run("layers", "-q", identity).splitlines()
+    lines = store.run("explain", "-q", identity).splitlines()
     assert lines[1] == lines[2] + "-init"
-    tree = store.run("layers", identity)
+    tree = store.run("explain", identity)
     assert tree.index("init layer") < tree.index("writable layer")
     assert store.inspect(identity)["GraphDriver"]["Data"]["UpperDir"] in tree
 

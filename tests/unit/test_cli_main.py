@@ -44,7 +44,14 @@ REQUIRED = [
     "info",
     "version",
     "completion",
-    "layers",
+    "explain",
+    "why",
+    "blame",
+    "df",
+    "fsck",
+    "reclaim",
+    "adopt",
+    "ui",
 ]
 
 

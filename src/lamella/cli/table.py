@@ -66,7 +66,21 @@ _TOP_OF = {"image ls": "images", "image rm": "rmi", "container ls": "ps"}
 _BUILD = ("image build", "build", "builder build")
 _NOT_TOP = frozenset({"image diff", "image inspect", "image prune", "container inspect", "container prune"})
 
-COMMON = ("run", "exec", "ps", "build", "pull", "push", "images", "login", "logout", "layers", "version", "info")
+COMMON = (
+    "run",
+    "exec",
+    "ps",
+    "build",
+    "pull",
+    "push",
+    "images",
+    "explain",
+    "why",
+    "login",
+    "logout",
+    "version",
+    "info",
+)
 """The commands that ``lamella --help`` lists first."""
 
 
@@ -99,7 +113,6 @@ def _entries() -> dict[str, Entry]:
         Entry("unpin", "gc", "UNPIN", "Give images back to garbage collection"),
         Entry("login", "login", "LOGIN", "Authenticate to a registry"),
         Entry("logout", "login", "LOGOUT", "Log out from a registry"),
-        Entry("layers", "layers", "LAYERS", "Show the layers of an image or container, base first"),
         Entry("fsck", "fsck", "FSCK", "Check the store, and mend it with --heal"),
         Entry("reclaim", "reclaim", "RECLAIM", "Take away what nothing in the store needs, so that it can be had back"),
         Entry("ui", "ui", "UI", "Show the store as a page in the browser"),

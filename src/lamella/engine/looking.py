@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamella.errors import InvalidArgument, PermissionDenied
-from lamella.insight.history import spell_step
 
 if TYPE_CHECKING:
     from lamella.insight.answer import Answer
@@ -28,7 +27,6 @@ __all__ = [
     "Version",
     "draw",
     "look",
-    "spell_step",
     "why",
 ]
 

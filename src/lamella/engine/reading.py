@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lamella.insight.history import Step, plan_steps
+from lamella.insight.history import Step, build_steps, plan_steps
 from lamella.insight.layerfiles import Folder, Item, LayerFiles, list_items, read_layer_files
 from lamella.insight.pathsearch import Found, Holder, find_everywhere
 from lamella.insight.stamp import store_stamp
@@ -21,6 +21,7 @@ __all__ = [
     "Step",
     "StoreReader",
     "StoredLayer",
+    "build_steps",
     "find_everywhere",
     "list_items",
     "open_store",

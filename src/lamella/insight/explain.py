@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from lamella.insight.counts import LIMIT, count_layers
-from lamella.insight.history import Step
+from lamella.insight.history import Step, build_steps
 from lamella.insight.mounts import MountStory, find_mounts
 from lamella.insight.subject import Place, Subject, find_subject
 from lamella.readers.base import ImageRecord, StoreReader
@@ -132,14 +132,18 @@ def explain(reader: StoreReader, name: str, *, limit: int | None = LIMIT) -> Exp
 
 
 def find_relatives(subject: Subject, images: Sequence[ImageRecord]) -> tuple[Relative, ...]:
-    """Return the other images that stand on the same base, those that share most first, named ones before others."""
+    """Return the other images that stand on the same base, those that share most first, named ones before others.
+
+    Steps of builds are left out: every image that was built here would share its layers with its own.
+    """
     diff_ids = [place.diff_id for place in subject.places if place.diff_id is not None]
     own = subject.image.id if subject.image is not None else ""
     found: list[Relative] = []
     if not diff_ids:
         return ()
+    steps = build_steps(images)
     for image in images:
-        if not image.diff_ids or image.diff_ids[0] != diff_ids[0] or image.id == own:
+        if not image.diff_ids or image.diff_ids[0] != diff_ids[0] or image.id == own or image.id in steps:
             continue
         same = 0
         for mine, theirs in zip(diff_ids, image.diff_ids, strict=False):

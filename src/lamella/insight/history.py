@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from lamella.model.imageconfig import ImageConfig
+
+if TYPE_CHECKING:
+    from lamella.readers.base import ImageRecord
 
 _WRITING: Final = ("RUN ", "COPY ", "ADD ", "WORKDIR ")
 _NO_INSTRUCTION: Final = "(no instruction recorded: a commit or an import)"
@@ -31,6 +35,13 @@ class Step(msgspec.Struct, frozen=True):
     def idle(self) -> str:
         """Say why it made no layer."""
         return why_idle(self.instruction)
+
+
+def build_steps(images: Iterable[ImageRecord]) -> frozenset[str]:
+    """Return the images that are steps of builds: without a name, and others were made from them."""
+    images = tuple(images)
+    parents = {image.parent for image in images}
+    return frozenset(image.id for image in images if not image.names and not image.digests and image.id in parents)
 
 
 def plan_steps(config: ImageConfig) -> tuple[Step, ...]:

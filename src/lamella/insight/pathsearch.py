@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from lamella.errors import LamellaError
+from lamella.insight.history import build_steps
 from lamella.insight.stack import Stack, clean, kind_of
 from lamella.readers.base import StoredLayer, StoreReader
 
@@ -52,10 +53,10 @@ def find_everywhere(reader: StoreReader, path: bytes) -> Found:
     clean(path)
     stacks: dict[tuple[str, ...], list[Holder]] = {}
     incomplete: list[tuple[Holder, str]] = []
-    parents = {image.parent for image in reader.images()}
+    steps = build_steps(reader.images())
     for image in reader.images():
-        if not image.names and not image.digests and image.id in parents:
-            continue  # a step of a build
+        if image.id in steps:
+            continue
         holder = Holder("image", image.id, image.names[0] if image.names else "")
         if len(image.layers) < len(image.diff_ids):
             incomplete.append((holder, "a layer is missing"))

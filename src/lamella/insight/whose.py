@@ -15,7 +15,7 @@ import msgspec
 
 from lamella.errors import LamellaError, NotFound
 from lamella.insight.answer import Answer, LayerFacts, Named, StepFacts
-from lamella.insight.history import plan_steps, step_of_layer
+from lamella.insight.history import build_steps, plan_steps, step_of_layer
 from lamella.insight.subject import container_subject, image_name, name_layer, open_stack
 from lamella.model.digest import PREFIX, DiffID, chain_ids, is_hex64
 from lamella.model.ids import is_cache_id, is_link_id
@@ -343,7 +343,10 @@ def seen_in(reader: StoreReader, asked: str, container: ContainerRecord, names: 
 
 
 def find_users(layer: StoredLayer, images: Sequence[ImageRecord]) -> tuple[tuple[Named, ...], int]:
-    """Return the images that have a layer, named ones first, and its number in them, 1 for the base, 0 for none."""
+    """Return the images that have a layer, named ones first, and its number in them, 1 for the base, 0 for none.
+
+    Steps of builds are told only if no other image has it.
+    """
     if layer.diff_id is None or layer.chain_id is None:
         return (), 0
     base: tuple[DiffID, ...] = ()
@@ -358,7 +361,9 @@ def find_users(layer: StoredLayer, images: Sequence[ImageRecord]) -> tuple[tuple
             if layer.chain_id in chains:
                 base = image.diff_ids[: chains.index(layer.chain_id) + 1]
                 found.append(Named(image.id, image.names))
-    return tuple(sorted(found, key=lambda item: (not item.names, item.names, item.id))), len(base)
+    steps = build_steps(images)
+    shown = [item for item in found if item.id not in steps] or found
+    return tuple(sorted(shown, key=lambda item: (not item.names, item.names, item.id))), len(base)
 
 
 def _named(container: ContainerRecord) -> Named:

@@ -14,6 +14,7 @@ from lamella.engine.reading import (
     Step,
     StoredLayer,
     StoreReader,
+    build_steps,
     open_store,
     plan_steps,
     stamp_of,
@@ -87,13 +88,7 @@ class Snapshot:
     @cached_property
     def hidden_steps(self) -> frozenset[str]:
         """Images without a name that others were made from: the steps of builds, unless a container needs one."""
-        used = {container.image for container in self.containers.values()}
-        parents = {image.parent for image in self.images.values()}
-        return frozenset(
-            image.id
-            for image in self.images.values()
-            if not image.names and not image.digests and image.id in parents and image.id not in used
-        )
+        return build_steps(self.images.values()) - {container.image for container in self.containers.values()}
 
     def chain(self, image: ImageRecord) -> list[Block]:
         """Return an image's layers from the base up, those that the store has lost included."""

@@ -23,6 +23,10 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
     """Explain what is named; files asked for are written first."""
     look = context.look()
     story = look.explain(arguments[0], count_all=flags.on("count-all"))
+    if flags.on("quiet"):
+        for layer in story.layers:
+            context.output.line(layer.diff_id or layer.cache_id or "")
+        return 0
     for form in ("svg", "html"):
         if flags.given(form):
             from lamella.engine.looking import draw
@@ -183,6 +187,7 @@ EXPLAIN = Command(
             kind="string",
         ),
         Flag("json", "Print everything as JSON"),
+        Flag("quiet", "Only print diff IDs, base first; of a container's own layers the cache IDs", short="q"),
         Flag("svg", "Write the drawing as SVG ('-' for standard output)", kind="string"),
     ),
 )
