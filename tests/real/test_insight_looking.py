@@ -362,3 +362,28 @@ def test_image_diff_compares_bytes_where_asked(tmp_path: Path) -> None:
     assert differs("two:1", "--content") == []
     assert differs("three:1") == []
     assert differs("three:1", "--content") == [["content"]]
+
+
+def test_a_stranger_in_a_store_is_told_from_what_is_its_own(store: Lamella) -> None:
+    strangers = [store.root / "stranger", store.root / "containers/stranger", store.root / "overlay2/stranger"]
+    for path in strangers:
+        path.touch()
+    try:
+        for answer in why(*map(str, strangers)):
+            assert (answer["state"], answer["holder"], answer["root"]) == ("unknown", "", str(store.root)), answer
+            assert "it lies in the store's directory, but" in answer["reason"]
+        for answer in why(*(str(store.root / name) for name in ("containers", "overlay2", "image", "lamella", "."))):
+            assert answer["state"] == "own", answer
+    finally:
+        for path in strangers:
+            path.unlink()
+
+
+def test_one_question_that_cannot_be_answered_does_not_hide_the_others(store: Lamella) -> None:
+    answer = store.try_run("why", str(store.root), "/nowhere", str(store.root / "containers"))
+    assert answer.returncode == 1
+    assert answer.stderr.splitlines() == ["lamella: /nowhere: no such file or directory, and it is not in a store"]
+    assert [line.split(": ")[0] for line in answer.stdout.splitlines() if not line.startswith(" ") and line] == [
+        str(store.root),
+        str(store.root / "containers"),
+    ]

@@ -42,7 +42,7 @@ class Answer(msgspec.Struct, frozen=True):
     asked: str
     state: str
     """``held``; ``orphan``: nobody needs it; ``busy``: an operation in progress may be making it; ``own``: the engine's
-    or lamella's own; ``unknown``: it is in no store."""
+    or lamella's own; ``unknown``: it is in no store, or there but of no engine's making."""
     holder: str
     """``layer``, ``container``, ``image``, ``volume``, ``build-cache``, ``store``, ``lamella``, or empty for nobody."""
     reason: str

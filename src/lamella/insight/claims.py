@@ -34,7 +34,7 @@ Rule = Callable[[str], Owner | None]
 """Takes a name that is not claimed; None is: as the directory it is in."""
 ENGINE = Owner("engine")
 
-_DOCKER = frozenset(
+DOCKER_NAMES = frozenset(
     {"image", "containers", "network", "swarm", "plugins", "tmp", "runtimes", "trust", "builder", "engine-id", "rootfs",
      "containerd", "key.json", "volumes", "lost+found"}
 )  # fmt: skip
@@ -43,7 +43,7 @@ _STORAGE = frozenset(
      "secrets", "volumes", "lost+found", "sigstore"}
 )  # fmt: skip
 _VOLUME_FILES = frozenset({"metadata.db", "backingFsBlockDev"})
-_PROBES = ("check-overlayfs-support", "metacopy-check", "opaque-bug-check", "userxattr-check", "backingFsBlockDev",
+PROBES = ("check-overlayfs-support", "metacopy-check", "opaque-bug-check", "userxattr-check", "backingFsBlockDev",
            "lamella-overlay-trial-", ".", "staging", "tempdirs", "compat")  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def _claim_docker(
 ) -> None:
     root = claims.root
     image = f"{root}/image/{reader.driver}"
-    claims.unknown(root, "Docker keeps nothing of this name here", besides=_DOCKER | {reader.driver})
+    claims.unknown(root, "Docker keeps nothing of this name here", besides=DOCKER_NAMES | {reader.driver})
     claims.unknown(f"{root}/containers", "no container's record is in it that can be read")
     claims.unknown(f"{root}/volumes", "no volume: there is no _data in it", besides=_VOLUME_FILES)
     claims.claim(f"{root}/buildkit", Owner("build", "buildkit", "catalogue"))
@@ -197,7 +197,7 @@ def _claim_containerd(claims: Claims, reader: StoreReader) -> None:
     claims.claim(f"{base}/io.containerd.content.v1.content", Owner("blobs", "content"))
     if base != root:
         claims.claim(f"{root}/buildkit", Owner("build", "buildkit", "catalogue"))
-        claims.unknown(root, "Docker keeps nothing of this name here", besides=_DOCKER | {reader.driver})
+        claims.unknown(root, "Docker keeps nothing of this name here", besides=DOCKER_NAMES | {reader.driver})
         claims.unknown(f"{root}/containers", "no container's record is in it that can be read")
         claims.unknown(f"{root}/volumes", "no volume: there is no _data in it", besides=_VOLUME_FILES)
 
@@ -232,7 +232,7 @@ def _directory_rule(home: str, reader: StoreReader) -> Rule:
     around: list[Surroundings] = []
 
     def rule(name: str) -> Owner:
-        if name.startswith(_PROBES):
+        if name.startswith(PROBES):
             return ENGINE
         path = f"{home}/{name}"
         if reader.kind != "docker":

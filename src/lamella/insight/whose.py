@@ -15,6 +15,7 @@ import msgspec
 
 from lamella.errors import LamellaError, NotFound
 from lamella.insight.answer import Answer, LayerFacts, Named, StepFacts
+from lamella.insight.claims import DOCKER_NAMES, PROBES
 from lamella.insight.history import build_steps, plan_steps, step_of_layer
 from lamella.insight.subject import container_subject, image_name, name_layer, open_stack
 from lamella.model.digest import PREFIX, DiffID, chain_ids, is_hex64
@@ -90,6 +91,10 @@ class _Question:
             case [part, *_] if part in _OWN_PARTS:
                 holder = {"lamella": "lamella", "buildkit": "build-cache"}.get(part, "store")
                 return self._held(holder, _OWN_PARTS[part], state="own")
+            case ["containers", _, *_] if self._reader.kind == "docker":
+                return self._stranger("Docker keeps only containers there")
+            case [part, *_] if self._reader.kind == "docker" and part not in DOCKER_NAMES | {self._reader.driver}:
+                return self._stranger("Docker keeps nothing of this name there")
         return self._held("store", "it is one of the store's own records", state="own")
 
     # ------------------------------------------------------------------------------------------------ layers
@@ -108,7 +113,9 @@ class _Question:
         if below[0] == "l" and reader.driver != "vfs":
             return self._short_name(below[1:])
         if not is_cache_id(below[0]):
-            return self._held("store", "it is one of the driver's own files", state="own")
+            if below[0].startswith(PROBES):
+                return self._held("store", "it is one of the driver's own files", state="own")
+            return self._stranger("no driver gives a name like this to anything")
         return self._in_directory(below[0], below[1:])
 
     def _snapshot(self) -> Answer | None:
@@ -298,6 +305,10 @@ class _Question:
             if reason and directory and around.in_mounts(directory):
                 reason += "; but it is mounted, so something still uses it"
         return self._nobody(reason or f"it is {what}, and no operation is in progress")
+
+    def _stranger(self, reason: str) -> Answer:
+        """Answer for what lies in the store, but belongs to no engine's layout."""
+        return self._held("", f"it lies in the store's directory, but {reason}", state="unknown")
 
     def _nobody(
         self, reason: str, *, layer: LayerFacts | None = None, containers: tuple[Named, ...] = (), exists: bool = True

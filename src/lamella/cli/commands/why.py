@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lamella.cli.command import Command
 from lamella.cli.flags import Flag, Values
 from lamella.cli.output import shorten
+from lamella.errors import LamellaError
 
 if TYPE_CHECKING:
     from lamella.cli.context import Context
@@ -18,11 +19,18 @@ _SHOWN = 10
 
 
 def run(context: Context, flags: Values, arguments: list[str]) -> int:
-    """Answer each question; the exit code is the gravest answer's."""
+    """Answer each question; the exit code is the gravest answer's, and at least 1 if one could not be answered."""
+    from lamella.cli.main import describe
     from lamella.engine.looking import why
 
     named = context.options.given("root") or bool(context.environment.get("LAMELLA_ROOT"))
-    answers = [why(what, context.root if named else None) for what in arguments]
+    answers: list[Answer] = []
+    failures: list[str] = []
+    for what in arguments:
+        try:
+            answers.append(why(what, context.root if named else None))
+        except (LamellaError, OSError) as error:
+            failures.append(describe(error))
     if flags.on("json"):
         from lamella.cli.documents import print_answer
 
@@ -32,7 +40,11 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
             if number:
                 context.output.line()
             _say(context.output, answer)
-    return max({"orphan": ORPHAN, "unknown": UNKNOWN}.get(answer.state, 0) for answer in answers)
+    context.output.flush()
+    for failure in failures:
+        context.warn(f"lamella: {failure}")
+    codes = [{"orphan": ORPHAN, "unknown": UNKNOWN}.get(answer.state, 0) for answer in answers]
+    return max([*codes, 1 if failures else 0])
 
 
 def _say(output: Output, answer: Answer) -> None:
