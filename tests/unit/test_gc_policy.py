@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lamella.errors import InvalidArgument
-from lamella.insight.policy import Policy, PolicyError, has_label, is_pinned, parse_age, parse_budget, parse_policy
+from lamella.insight.policy import Policy, PolicyError, has_label, is_pinned, parse_age, parse_policy
+from lamella.model.units import parse_disk_size
 
 HOUR = 3600 * 10**9
 
@@ -82,13 +83,13 @@ def test_other_durations_are_refused(text: str) -> None:
     [("0", 0), ("512", 512), ("50GB", 50 * 10**9), ("20GiB", 20 << 30), ("1.5 MB", 1_500_000), ("3k", 3000)],
 )
 def test_sizes_are_decimal_unless_they_say_otherwise(text: str, size: int) -> None:
-    assert parse_budget(text) == size
+    assert parse_disk_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1", "1e9", "50 apples"])
 def test_other_sizes_are_refused(text: str) -> None:
     with pytest.raises(InvalidArgument):
-        parse_budget(text)
+        parse_disk_size(text)
 
 
 ID = "sha256:" + "0123456789abcdef" * 4

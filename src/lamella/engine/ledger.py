@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from lamella.engine.opened import STATE_ROOT
 from lamella.errors import Unsupported
 from lamella.insight.gc import Done, Plan
-from lamella.insight.policy import Policy, parse_age, parse_budget
+from lamella.insight.policy import Policy, parse_age
 from lamella.insight.summary import Ledger
 from lamella.readers.detect import open_reader
 
@@ -26,7 +26,6 @@ __all__ = [
     "Policy",
     "SummaryRow",
     "parse_age",
-    "parse_budget",
     "plan_gc",
     "read_ledger",
     "summarize",

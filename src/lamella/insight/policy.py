@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from lamella.errors import InvalidArgument
 from lamella.model.digest import PREFIX
+from lamella.model.units import parse_disk_size
 
 NAME: Final = "gc.toml"
 """The policy's file in ``lamella/`` of a data root."""
@@ -19,8 +20,6 @@ DEFAULT_AGE: Final = 3600 * 10**9
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION: Final = re.compile(r"(?:[0-9]+[smhdw])+", re.ASCII)
 _PART: Final = re.compile(r"([0-9]+)([smhdw])", re.ASCII)
-_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([kmgtp])(i?)b?|b)?", re.ASCII | re.IGNORECASE)
-_POWERS: Final = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 _ID: Final = re.compile(r"[0-9a-f]{12,64}", re.ASCII)
 
 
@@ -57,14 +56,6 @@ def parse_age(text: str) -> int:
     return sum(int(number) * _UNITS[unit] for number, unit in _PART.findall(text)) * 10**9
 
 
-def parse_budget(text: str) -> int:
-    """Parse an amount of disk such as ``50GB`` or ``20GiB`` into bytes."""
-    match = _SIZE.fullmatch(text.strip()) if len(text) <= 32 else None
-    if match is None:
-        raise InvalidArgument(f"{text[:40]!r} is no size; write 50GB or 20GiB")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** _POWERS.get((match[2] or "").lower(), 0))
-
-
 class PolicyError(InvalidArgument):
     """A policy file says what makes no sense."""
 
@@ -83,7 +74,7 @@ def _size(value: object) -> object:
         return value
     if not isinstance(value, str):
         raise InvalidArgument('a size is due, such as "50GB"')
-    return parse_budget(value)
+    return parse_disk_size(value)
 
 
 def _number(value: object) -> object:

@@ -8,6 +8,7 @@ from lamella.errors import InvalidArgument
 
 _DECIMAL = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+) ?(?:([kmgtp])(?:i?b)?|b)?", re.ASCII | re.IGNORECASE)
+_DISK_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([kmgtp])(i?)b?|b)?", re.ASCII | re.IGNORECASE)
 _BINARY = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 _DURATION = re.compile(r"(?:([0-9]+)(?:\.([0-9]*))?|\.([0-9]+))(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
 _NANOSECONDS = {
@@ -74,6 +75,17 @@ def parse_size(text: str) -> int:
     size = (int(whole or "0") << shift) + (int(fraction or "0") << shift) // int(10 ** len(fraction))
     if size > _INT64:
         raise InvalidArgument(f"invalid size: '{text[:64]}' is out of range")
+    return size
+
+
+def parse_disk_size(text: str) -> int:
+    """Parse an amount of disk: ``50GB``, ``1.5g``, ``20GiB``; units are powers of 1000, with an ``i`` of 1024."""
+    match = _DISK_SIZE.fullmatch(text.strip()) if len(text) <= 32 else None
+    if match is None:
+        raise InvalidArgument(f"{text[:40]!r} is no size; write 50GB or 20GiB")
+    size = int(float(match[1]) * (1024 if match[3] else 1000) ** (_BINARY[(match[2] or "").lower()] // 10))
+    if size > _INT64:
+        raise InvalidArgument(f"{text[:40]!r} is out of range")
     return size
 
 

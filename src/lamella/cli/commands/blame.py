@@ -19,9 +19,9 @@ TOO_MUCH = 3
 
 def run(context: Context, flags: Values, arguments: list[str]) -> int:
     """Blame the paths named, or the whole image."""
-    from lamella.model.units import parse_size
+    from lamella.model.units import parse_disk_size
 
-    limit = parse_size(flags.text("fail-over")) if flags.given("fail-over") else None
+    limit = parse_disk_size(flags.text("fail-over")) if flags.given("fail-over") else None
     if limit is not None and len(arguments) > 1:
         raise UsageError("--fail-over is for a whole image: give no paths", code=1)
     look = context.look()
@@ -133,7 +133,7 @@ BLAME = Command(
         "Exit codes: 0, 1 if a path is in no layer, 3 if more than --fail-over does not show."
     ),
     flags=(
-        Flag("fail-over", "Exit with 3 if more bytes than this do not show, as '10m'", kind="string"),
+        Flag("fail-over", "Exit with 3 if more bytes than this do not show, such as 10MB or 10MiB", kind="string"),
         Flag("json", "Print the answer as JSON: a list of paths, or the image"),
         Flag("top", "How many of the largest files that do not show to name", kind="int", default="20"),
     ),

@@ -114,13 +114,14 @@ def _size(size: int) -> str:
 def _policy(context: Context, flags: Values) -> Policy:
     from pathlib import Path
 
-    from lamella.engine.ledger import parse_age, parse_budget, read_policy
+    from lamella.engine.ledger import parse_age, read_policy
+    from lamella.model.units import parse_disk_size
 
     file = Path(flags.text("policy")) if flags.text("policy") else None
     policy = read_policy(context.root, file)
     policy = policy._replace(
         unused_for=_parsed(flags, "unused-for", parse_age, policy.unused_for),
-        budget=_parsed(flags, "budget", parse_budget, policy.budget),
+        budget=_parsed(flags, "budget", parse_disk_size, policy.budget),
         minimum_age=_parsed(flags, "minimum-age", parse_age, policy.minimum_age) or 0,
     )
     if flags.text("keep"):
