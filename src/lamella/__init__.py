@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from lamella.engine.containers import Container as Container
     from lamella.engine.containers import Output as Output
     from lamella.engine.images import Image as Image
+    from lamella.engine.keeping import check_store as check_store
+    from lamella.engine.keeping import heal_store as heal_store
+    from lamella.engine.keeping import reclaim_store as reclaim_store
     from lamella.engine.layers import Layer as Layer
+    from lamella.engine.ledger import Policy as Policy
+    from lamella.engine.ledger import read_ledger as read_ledger
     from lamella.engine.looking import Look as Look
     from lamella.engine.looking import look as look
     from lamella.engine.looking import why as why
@@ -85,6 +90,7 @@ _PUBLIC = {
     "NotFound": "lamella.errors",
     "Output": "lamella.engine.containers",
     "PermissionDenied": "lamella.errors",
+    "Policy": "lamella.engine.ledger",
     "PulledImage": "lamella.engine.registries",
     "PushedImage": "lamella.engine.registries",
     "Registries": "lamella.engine.registries",
@@ -99,8 +105,12 @@ _PUBLIC = {
     "Unsupported": "lamella.errors",
     "__version__": "lamella._version",
     "check_dockerfile": "lamella.engine.checking",
+    "check_store": "lamella.engine.keeping",
     "copy_image": "lamella.engine.registries",
+    "heal_store": "lamella.engine.keeping",
     "look": "lamella.engine.looking",
+    "read_ledger": "lamella.engine.ledger",
+    "reclaim_store": "lamella.engine.keeping",
     "why": "lamella.engine.looking",
 }
 
