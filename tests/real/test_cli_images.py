@@ -115,19 +115,19 @@ def test_images_hides_steps_and_filters(store: Lamella, tmp_path: Path) -> None:
     assert "DIGEST" in store.run("images", "--digests").splitlines()[0]
 
 
-def test_history_and_layers_tell_the_steps(store: Lamella, tmp_path: Path) -> None:
+def test_history_and_explain_tell_the_steps(store: Lamella, tmp_path: Path) -> None:
     build(store, "app:1", tmp_path / "context")
     rows = store.run("history", "--no-trunc", "--format", "{{.CreatedBy}}|{{.Size}}|{{.Comment}}", "app:1").splitlines()
     assert rows[2] == "/bin/sh -c echo x > /x|2B|"
     assert rows[4].endswith("|the base")
     assert store.run("history", "-q", "app:1").splitlines()[-1] == store.run("images", "-q", "base:1")
     image = store.inspect("app:1")
-    tree = store.run("layers", "app:1")
-    assert store.run("layers", "-q", "app:1").splitlines() == image["RootFS"]["Layers"]
+    tree = store.run("explain", "app:1")
+    assert store.run("explain", "-q", "app:1").splitlines() == image["RootFS"]["Layers"]
     at = [tree.index(text) for text in (*image["RootFS"]["Layers"], image["GraphDriver"]["Data"]["UpperDir"])]
     assert at == sorted(at)
     assert "RUN echo x > /x" in tree
-    assert "ENV a=b  (settings only, no layer)" in tree
+    assert "ENV a=b  (settings only)" in tree
     assert "\x1b" not in tree
 
 
