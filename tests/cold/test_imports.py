@@ -81,8 +81,6 @@ def test_help_of_a_command_loads_nothing_that_it_would_need_to_run(name: str) ->
         ["explain", "base:1"],
         ["explain", "rest"],
         ["images", "--format", "{{.Repository}}"],
-        ["explain", "base:1"],
-        ["explain", "rest"],
         ["blame", "base:1", "/etc/passwd"],
         ["image", "diff", "base:1", "base:1"],
     ],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lamella.readers.detect import open_reader
+from lamella.runtime.capabilities import NAMES
 from tests.support.cli import Lamella
 from tests.support.dockerd import Dockerd
 from tests.support.engines import Containerd, Podman
@@ -83,6 +84,10 @@ def podman(tmp_path_factory: pytest.TempPathFactory, base_tar: Path) -> Source:
                          "-w", "/tmp", "--hostname", "named", "built:1", "sh", "-c",
                          "echo said; printf part; echo w > /tmp/written")  # fmt: skip
         engine.run("wait", "worked")
+        engine.container("create", "confined", "--read-only", "--memory", "64m", "--pids-limit", "50", "--cap-add", "NET_ADMIN",
+                         "--cap-drop", "KILL", "--ulimit", "nofile=100:200", "--security-opt", "no-new-privileges",
+                         "--cpu-shares", "300", "built:1", "sh", "-c",
+                         "ulimit -n; ulimit -Hn; grep -E 'CapBnd|NoNewPrivs' /proc/self/status; touch /x || echo ro")  # fmt: skip
         engine.run("save", "--format", "oci-archive", "-o", place / "saved.tar", "built:1")
         images = {name: engine.inspect("image", name) for name in ("base:1", "built:1")}
     return Source(place / "root", place / "saved.tar", images)
@@ -274,6 +279,26 @@ def test_a_podman_store_is_adopted(podman: Source, tmp_path: Path) -> None:
     assert "A /tmp/written" in lamella.run("diff", "worked").splitlines()
     lamella.run("start", "-a", "worked")
     assert lamella.run("logs", "worked") == "said\npartsaid\npart"
+
+
+def test_what_podman_confines_a_container_to_is_kept(podman: Source, tmp_path: Path) -> None:
+    lamella = Lamella(tmp_path / "root")
+    lamella.run("adopt", str(podman.root))
+    host = lamella.inspect("confined")["HostConfig"]
+    assert host["Memory"] == 64 << 20
+    assert host["PidsLimit"] == 50
+    assert host["CpuShares"] == 300
+    assert host["ReadonlyRootfs"] is True
+    assert host["CapAdd"] == ["CAP_NET_ADMIN"]
+    assert host["CapDrop"] == ["CAP_KILL", "CAP_NET_RAW", "CAP_MKNOD", "CAP_AUDIT_WRITE"]
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert {"Name": "nofile", "Soft": 100, "Hard": 200} in host["Ulimits"]
+    soft, hard, capabilities, privileges, write = lamella.run("start", "-a", "confined").splitlines()
+    assert (soft, hard, write) == ("100", "200", "ro")
+    names = "CHOWN DAC_OVERRIDE FOWNER FSETID SETGID SETUID SETPCAP NET_BIND_SERVICE NET_ADMIN SYS_CHROOT SETFCAP"
+    held = sum(1 << NAMES.index(f"CAP_{name}") for name in names.split())
+    assert int(capabilities.split()[1], 16) == held
+    assert privileges.split()[1] == "1"
 
 
 def test_a_running_container_is_refused_and_its_image_adopted(tmp_path: Path, base_tar: Path) -> None:

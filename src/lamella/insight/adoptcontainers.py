@@ -1,8 +1,8 @@
 """Containers from another store into ours: the writable layer, the record, the log, the volumes.
 
 Docker's documents are taken as they are, with the paths of the new place.  From the others' OCI specs comes what has a
-word in Docker's documents: command, environment, user, directory, terminal, binds and volumes, no more.  A container
-arrives stopped.
+word in Docker's documents: command, environment, user, directory, terminal, binds, volumes, and what it is confined
+to (``adoptlimits``).  A container arrives stopped.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from lamella.errors import AlreadyExists, Conflict, DataLoss, InvalidArgument, U
 from lamella.fs.rooted import Root
 from lamella.fs.walk import walk
 from lamella.insight.adoptlayers import holds_whole_trees, write_files
+from lamella.insight.adoptlimits import plan_confinement
 from lamella.insight.adoptvolumes import VolumeMover
-from lamella.model.containerconfig import HostConfig, host_config_document
+from lamella.model.containerconfig import host_config_document
 from lamella.model.digest import ChainID, ImageID, digest_of, hex_of
 from lamella.model.documents import decode_object
 from lamella.model.gojson import ZERO_TIME
@@ -260,7 +261,8 @@ def _mapped_record(
         notes.append("its command is not known: it can be copied from and committed, not started")
     namespaces = {entry.text("type") for entry in spec.child("linux").children("namespaces")}
     binds = _binds(reader, spec)
-    host = HostConfig(binds=tuple(binds), network_mode="none" if "network" in namespaces or not namespaces else "host")
+    network = "none" if "network" in namespaces or not namespaces else "host"
+    host = plan_confinement(spec, binds=tuple(binds), network=network, notes=notes)
     planned = plan_mounts(binds=binds, image_volumes=(), mounts=(), tmpfs={})
     record = new_record(
         owner,
