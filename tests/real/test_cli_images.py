@@ -193,7 +193,7 @@ def test_prune_takes_dangling_images_and_all_on_demand(store: Lamella, base_tar:
 
 def test_foreign_text_cannot_steer_the_terminal(store: Lamella, base_tar: Path) -> None:
     store.run("import", "-m", "evil \x1b[2J\u202e", str(base_tar), "evil:1")
-    for command in (["history", "evil:1"], ["inspect", "evil:1"], ["layers", "evil:1"]):
+    for command in (["history", "evil:1"], ["inspect", "evil:1"], ["explain", "evil:1"]):
         code, screen = store.on_terminal(*command, typed="")
         assert code == 0
         assert "\x1b[2J" not in screen

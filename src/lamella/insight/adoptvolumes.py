@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from lamella.container.volumes import Volumes, check_volume_name
 from lamella.errors import InvalidArgument, NotFound
 from lamella.readers.base import StoreReader
+from lamella.store.drafts import draft
 from lamella.store.imagestore import ImageStore
-from lamella.store.smallfiles import list_names
-
-_DRAFT: Final = "volume-"
 
 Outcome = Literal["adopted", "present"]
 
@@ -47,7 +41,7 @@ class VolumeMover:
     def bring(self, name: str) -> Outcome:
         """Copy one volume with all it holds; one that is here already stays as it is.  Raises NotFound."""
         from lamella.fs.atomic import fsync_dir
-        from lamella.fs.tree import copy_tree, remove_tree
+        from lamella.fs.tree import copy_tree
 
         present = self.exists(name)
         record = self._records.get(name)
@@ -56,43 +50,14 @@ class VolumeMover:
         if present:
             return "present"
         root = self._store.root
-        with root.writing():  # makes what is missing of the store's own directories
-            Volumes(root.path).directory.mkdir(mode=0o701, exist_ok=True)
         target = root.path / "volumes" / name
-        draft = root.wip_dir / f"{_DRAFT}{os.urandom(8).hex()}"
-        self._sweep()
-        draft.mkdir(mode=0o701)
-        with _held(draft):
-            try:
-                draft.chmod(0o701)
-                copy_tree(record.directory, draft / "_data")
-                root.sync()
-                with root.writing():
-                    if not os.path.lexists(target):
-                        draft.rename(target)
-                        fsync_dir(target.parent)
-            finally:
-                remove_tree(draft)
+        with draft(root, mode=0o701) as made:
+            copy_tree(record.directory, made / "_data")
+            root.sync()
+            with root.writing():
+                Volumes(root.path).directory.mkdir(mode=0o701, exist_ok=True)
+                if not os.path.lexists(target):
+                    made.rename(target)
+                    fsync_dir(target.parent)
         self._done.add(name)
         return "adopted"
-
-    def _sweep(self) -> None:
-        """Remove the drafts of those that died while they copied."""
-        from lamella.fs.tree import remove_tree
-
-        wip = self._store.root.wip_dir
-        for name in list_names(wip):
-            if name.startswith(_DRAFT):
-                with suppress(BlockingIOError, FileNotFoundError), _held(wip / name):
-                    remove_tree(wip / name)
-
-
-@contextmanager
-def _held(draft: Path) -> Iterator[None]:
-    """Hold a draft for a block, so that nobody takes it for a dead one's; BlockingIOError if another does."""
-    fd = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(fd)

@@ -73,6 +73,18 @@ class ImageRecord:
         """The image that a local build made it from."""
         self._config = config
 
+    def __repr__(self) -> str:  # type: ignore[explicit-override]  # override() came with Python 3.12
+        return f"<ImageRecord {self.id} {self.names}>"
+
+    def __eq__(self, other: object) -> bool:  # type: ignore[explicit-override]
+        return isinstance(other, ImageRecord) and self._facts() == other._facts()
+
+    def __hash__(self) -> int:  # type: ignore[explicit-override]
+        return hash(self.id)
+
+    def _facts(self) -> tuple[object, ...]:
+        return self.id, self.names, self.digests, self.raw_config, self.layers, self.parent
+
     @property
     def config(self) -> ImageConfig:
         """The view of its config.  Raises DataLoss for one that Docker would not take."""

@@ -16,7 +16,7 @@
         tx/<id>.json                   intent records, locked by their owners (transactions)
         locks/<chain>                  one layer being made: the second process waits
         mounts/                        who holds which mount                (drivers)
-        wip/                           temporary files without a name
+        wip/                           temporary files without a name, and drafts
         cache-mounts/                  what RUN --mount=type=cache keeps    (cachemounts)
 
 Lock order: chain locks (parent before child), then the store lock; nobody waits for a chain lock with the store lock

@@ -69,6 +69,8 @@ class StoreRecovery:
             for name in filter(_DRAFT.fullmatch, list_names(directory)):
                 with self._reported("removing a draft"):
                     (directory / name).unlink(missing_ok=True)
+        if list_names(self._root.wip_dir):
+            self._root.afterwards(self._remove_drafts)
         for name in list_names(self._root.locks_dir):
             with self._reported("removing a lock that nobody holds"):
                 self._drop_idle_lock(self._root.locks_dir / name)
@@ -85,6 +87,12 @@ class StoreRecovery:
     def _finish_removal(self, record: Path) -> None:
         with self._reported(f"removing {record.name}"):
             self._layers.finish_removal(record)
+
+    def _remove_drafts(self) -> None:
+        from lamella.store.drafts import remove_dead_drafts
+
+        with self._reported("removing drafts"):
+            remove_dead_drafts(self._root.wip_dir)
 
     def release_deferred(self) -> None:
         """Remove what only the transaction that just ended still needed."""
