@@ -191,6 +191,21 @@ def test_prune_takes_dangling_images_and_all_on_demand(store: Lamella, base_tar:
     assert not store.run("images", "-aq")
 
 
+def test_system_prune_takes_containers_images_and_build_cache_at_once(store: Lamella, tmp_path: Path) -> None:
+    build(store, "app:1", tmp_path / "context")
+    store.run("create", "--name", "rests", "app:1", "true")
+    asked = store.try_run("system", "prune", stdin=b"n\n")
+    assert "  - all stopped containers\n  - all dangling images\n  - all dangling build cache\n" in asked.stdout
+    assert store.run("ps", "-aq")
+    text = store.run("system", "prune", "-f")
+    assert text.startswith("Deleted Containers:\n")
+    assert text.splitlines()[-1].startswith("Total reclaimed space: ")
+    assert store.run("ps", "-aq") == ""
+    assert store.run("images", "-q", "app")
+    assert "untagged: app:1" in store.run("system", "prune", "-a", "-f")
+    assert not store.run("images", "-aq")
+
+
 def test_foreign_text_cannot_steer_the_terminal(store: Lamella, base_tar: Path) -> None:
     store.run("import", "-m", "evil \x1b[2J\u202e", str(base_tar), "evil:1")
     for command in (["history", "evil:1"], ["inspect", "evil:1"], ["explain", "evil:1"]):

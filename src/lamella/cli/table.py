@@ -107,6 +107,7 @@ def _entries() -> dict[str, Entry]:
         Entry("blame", "blame", "BLAME", "Say which layer, step and package files are from, and what they hide"),
         Entry("df", "df", "DF", "Account for every block that the store takes on the disk"),
         Entry("system df", "df", "SYSTEM_DF", "Show disk usage, as Docker sums it up"),
+        Entry("system prune", "prune", "SYSTEM_PRUNE", "Remove unused data"),
         Entry("gc plan", "gc", "GC_PLAN", "Show which images a policy would remove, and what each frees"),
         Entry("gc apply", "gc", "GC_APPLY", "Remove the images that a policy lets go"),
         Entry("pin", "gc", "PIN", "Keep garbage collection off images, or list those"),
