@@ -88,7 +88,7 @@ def test_layers_of_one_operation_are_published_together(store: ImageStore) -> No
         assert ImageStore.open(store.root.path).layers.find(base.chain_id) is None
         tx.flush()
         assert ImageStore.open(store.root.path).layers.stack(top.chain_id) == [base, top]
-        assert store.layers.release_unused([top.chain_id]) == []  # the operation needs them
+        assert store.removal.release_unused([top.chain_id]) == []  # the operation needs them
     assert list(store.layers.iter_layers()) == []  # and gives them up at its end
     assert leaks(store.root.path) == []
 
@@ -215,7 +215,7 @@ def test_a_writable_layer_becomes_a_layer_without_its_init_layer(store: ImageSto
     assert digest(bytes(out)) == layer.diff_id
     assert layer.size == 5
     assert leaks(store.root.path) == []
-    assert store.layers.release_unused([layer.chain_id]) == [layer.chain_id]
+    assert store.removal.release_unused([layer.chain_id]) == [layer.chain_id]
 
 
 def test_what_a_container_holds_is_copied_into_a_layer_while_it_lives(store: ImageStore, made: Made) -> None:
@@ -278,7 +278,7 @@ def test_a_container_keeps_its_image_layers(store: ImageStore, made: Made) -> No
     assert store.delete_image(ImageID(made.id)) == []  # type: ignore[arg-type]
     assert len(store.layers.stack(top)) == 2  # type: ignore[arg-type]
     store.rwlayers.remove(rw)
-    assert len(store.layers.release_unused([top])) == 2  # type: ignore[list-item]
+    assert len(store.removal.release_unused([top])) == 2  # type: ignore[list-item]
     assert leaks(store.root.path) == []
 
 
@@ -327,7 +327,7 @@ def test_a_kill_while_deferred_removals_are_looked_at_loses_none(
         with store.root.transaction("test") as tx:
             store.layers.lease(top_of(store, made), tx)  # type: ignore[arg-type]
             assert store.delete_image(ImageID(made.id)) == []  # type: ignore[arg-type]
-            patch.setattr(store.layers, "_deferred", Doomed(store.root.lamella_dir / "deferred"))
+            patch.setattr(store.removal, "_deferred", Doomed(store.root.lamella_dir / "deferred"))
             patch.setattr(DataRoot, "_abandon", end)
     with ImageStore.open(store.root.path).root.writing():
         pass

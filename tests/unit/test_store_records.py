@@ -274,7 +274,7 @@ def test_what_an_image_with_a_damaged_config_may_need_is_kept_until_it_is_gone(
 
     config.write_bytes(b"")
     store.delete_image(ImageID(base.id))  # type: ignore[arg-type]
-    store.layers.release_unused([ChainID(DiffID(Digest(digest(BASE))))])
+    store.removal.release_unused([ChainID(DiffID(Digest(digest(BASE))))])
     assert not list(store.layers.iter_layers())
 
 

@@ -17,6 +17,7 @@ from lamella.store.dataroot import DataRoot
 from lamella.store.imagedb import ImageDB, ImageHead, StoredImage
 from lamella.store.lastuse import LastUse
 from lamella.store.layerdb import LayerDB
+from lamella.store.layerremoval import LayerRemoval
 from lamella.store.layers import LayerStore
 from lamella.store.mountdb import MountDB
 from lamella.store.recovery import StoreRecovery
@@ -36,12 +37,13 @@ class ImageStore:
         mounts = MountDB(root.layerdb_dir)
         self.root = root
         self.images = ImageDB(root, layerdb)
-        self.layers = LayerStore(root, layerdb, self.images, mounts)
+        self.removal = LayerRemoval(root, layerdb, self.images, mounts)
+        self.layers = LayerStore(root, layerdb, self.removal)
         self.rwlayers = RWLayers(root, mounts, self.layers)
         self.tags = Tags(root)
         self.containers = ContainerDB(root)
         self.last_use = LastUse(root.lamella_dir)
-        root.recovery = StoreRecovery(root, self.layers, mounts, self.images, self.tags, self.containers)
+        root.recovery = StoreRecovery(root, self.layers, self.removal, mounts, self.images, self.tags, self.containers)
 
     @classmethod
     def open(cls, path: Path, *, driver: str | None = None, create: bool = True) -> ImageStore:
@@ -148,7 +150,7 @@ class ImageStore:
             with contextlib.suppress(OSError):  # only a cache: the manifest it came with
                 os.unlink(self.root.lamella_dir / "manifests" / hex_of(id))
             self.last_use.forget(id)
-            return self.layers.release_unused(reversed(tx.intent.chains), but=tx.id)
+            return self.removal.release_unused(reversed(tx.intent.chains), but=tx.id)
 
     def delete_container(self, id: ContainerID) -> None:  # noqa: A002  (the vocabulary's word)
         """Remove a container's layer and directory, and the image layers if the image went before it.
@@ -166,7 +168,7 @@ class ImageStore:
             if self.containers.path(id).is_dir():
                 self.containers.remove(id)
             if rw is not None and rw.parent is not None and (record is None or not self.images.exists(record.image)):
-                self.layers.release_unused([rw.parent], but=tx.id)
+                self.removal.release_unused([rw.parent], but=tx.id)
 
     def _chains_of(self, id: ImageID) -> list[ChainID]:  # noqa: A002  (the vocabulary's word)
         try:

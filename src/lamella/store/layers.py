@@ -1,36 +1,31 @@
-"""Read-only layers: registered from a tar or from a writable layer, found by chain ID, removed when nothing needs them.
+"""Read-only layers: registered from a tar or from a writable layer, found by chain ID.
 
 A layer is unpacked under a fresh cache ID, its record written into a write-set.  It then waits in its transaction:
 layers that follow one another are published by one sync of the file system and one rename each (``publish``), so that
-no record exists whose files could be lost.  Nobody counts references on disk: who needs a layer is found by looking at
-the images, the mount records, the layers above it and the intent records of running operations.
+no record exists whose files could be lost.  Taking them away again is ``layerremoval``.
 
-Commit point: the renames in ``publish``.  Removal renames the record away, then takes the driver's directory, then the
-record; the slow part happens after the store lock is given back.
+Commit point: the renames in ``publish``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from lamella.errors import Conflict, DataLoss, InvalidArgument, NotFound
 from lamella.fs.atomic import fsync_dir
 from lamella.linux.locks import try_lock, unlock
-from lamella.model.digest import EMPTY_LAYER, ChainID, DiffID, chain_id, hex_of, parse_digest
+from lamella.model.digest import EMPTY_LAYER, ChainID, DiffID, chain_id, hex_of
 from lamella.model.ids import CacheID
 from lamella.store.dataroot import DataRoot
-from lamella.store.imagedb import ImageDB
-from lamella.store.layerdb import MAX_DEPTH, TAR_SPLIT, Layer, LayerDB, find_cache_id, write_record
-from lamella.store.mountdb import MountDB, RWLayer, write_set_name
-from lamella.store.smallfiles import find_small
-from lamella.store.transactions import PendingLayer, Transaction, iter_intents
+from lamella.store.layerdb import MAX_DEPTH, TAR_SPLIT, Layer, LayerDB, write_record
+from lamella.store.layerremoval import LayerRemoval
+from lamella.store.mountdb import RWLayer, write_set_name
+from lamella.store.transactions import PendingLayer, Transaction
 
 if TYPE_CHECKING:
     from lamella.changeset.apply import Applied
@@ -38,8 +33,6 @@ if TYPE_CHECKING:
 Advance = Callable[[int], None]
 _SMALL = 1 << 20
 """A layer tar of no more bytes is made in memory."""
-_DEFERRED_LIMIT = 16 << 20
-_CHAIN = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
 
 class Draft(NamedTuple):
@@ -56,11 +49,9 @@ class Draft(NamedTuple):
 class LayerStore:
     """The layers of one data-root."""
 
-    def __init__(self, root: DataRoot, db: LayerDB, images: ImageDB, mounts: MountDB) -> None:
+    def __init__(self, root: DataRoot, db: LayerDB, removal: LayerRemoval) -> None:
         self._root = root
-        self._images = images
-        self._mounts = mounts
-        self._deferred = root.lamella_dir / "deferred"
+        self._removal = removal
         self.db = db
 
     # ------------------------------------------------------------------------------------------------ finding
@@ -265,104 +256,6 @@ class LayerStore:
                     return item.write_set / TAR_SPLIT
         return self.db.tar_split(layer.chain_id)
 
-    # ------------------------------------------------------------------------------------------------ removing
-
-    def release_unused(self, candidates: Iterable[ChainID], *, but: str = "") -> list[ChainID]:
-        """Remove those of ``candidates``, and of the layers below them, that nothing needs; return what went, top first.
-
-        Needed is what an image, a mount record, another layer or a running operation (except ``but``) names.  What
-        only a running operation keeps is looked at again when one ends; and so is everything as long as there is an
-        image whose config cannot be read, since it may be mended and need what nobody else does.
-        """
-        with contextlib.ExitStack() as stack:
-            wanted = list(candidates)
-            stack.enter_context(self._root.writing())
-            if not but:  # nobody else remembers what is to go, should this process be killed in the middle
-                tx = stack.enter_context(self._root.transaction("release", ids=0))
-                for chain in wanted:
-                    tx.note("chain", chain)
-                but = tx.id
-            return self._release(wanted, but)
-
-    def release_deferred(self) -> None:
-        """Look again at what running operations kept from being removed; costs one look if there was nothing."""
-        if not os.path.lexists(self._deferred):
-            return
-        with self._root.writing(), self._root.transaction("release", ids=0) as tx:
-            wanted = self._read_deferred()
-            for chain in wanted:
-                tx.note("chain", chain)
-            tx.sync()  # before the list goes: from here on the record remembers
-            self._deferred.unlink(missing_ok=True)
-            self._release(wanted, tx.id)
-
-    def _read_deferred(self) -> list[ChainID]:
-        try:
-            lines = (find_small(self._deferred, _DEFERRED_LIMIT) or b"").decode("ascii", "replace").split()
-        except DataLoss as error:
-            self._root.report(str(error))
-            return []
-        return [ChainID(DiffID(parse_digest(line))) for line in lines if _CHAIN.fullmatch(line)]
-
-    def _defer(self, chain: ChainID) -> None:
-        fd = os.open(self._deferred, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, f"{chain}\n".encode())
-        finally:
-            os.close(fd)
-
-    def _release(self, candidates: list[ChainID], but: str) -> list[ChainID]:
-        gone: list[ChainID] = []
-        with self._root.writing():
-            pinned, all_known = self._needed()
-            leased = self._leased(but)
-            children: dict[ChainID, int] = {}
-            owners: dict[CacheID, int] = {}
-            records: dict[ChainID, Layer | None] = {}
-            for chain in self.db.iter_chains():
-                layer = records[chain] = self._lenient(chain)
-                if layer is not None:
-                    owners[layer.cache_id] = owners.get(layer.cache_id, 0) + 1
-                    if layer.parent is not None:
-                        children[layer.parent] = children.get(layer.parent, 0) + 1
-            mounted = {item for rw in self._mounts.iter_records() for item in (rw.mount_id, rw.init_id)}
-            for candidate in candidates:
-                current: ChainID | None = candidate
-                while (
-                    current is not None and current in records and current not in pinned and not children.get(current)
-                ):
-                    if current in leased or not all_known:
-                        self._defer(current)
-                        break
-                    layer = records.pop(current)
-                    # Two records of one directory are the work of an enemy: the files go with the last.
-                    shared = layer is not None and (owners[layer.cache_id] > 1 or layer.cache_id in mounted)
-                    self._remove(current, keep_files=shared)
-                    gone.append(current)
-                    current = None if layer is None else layer.parent
-                    if layer is not None:
-                        owners[layer.cache_id] -= 1
-                        if layer.parent is not None:
-                            children[layer.parent] -= 1
-            if gone:
-                fsync_dir(self.db.records)
-        return gone
-
-    def finish_removal(self, record: Path) -> None:
-        """Take away what a ``-removing`` record stands for, unless another process is at it; harmless if repeated."""
-        try:
-            fd = os.open(record, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        else:
-            self._take_files(record)
-        finally:
-            os.close(fd)
-
     # ------------------------------------------------------------------------------------------------ internals
 
     def _below(self, parent: ChainID | None, *, limit: bool = True) -> CacheID | None:
@@ -457,57 +350,7 @@ class LayerStore:
             present = None
         if present is not None and self._root.driver.exists(present.cache_id):
             raise Conflict(f"layer {layer.chain_id} was made by another program meanwhile; try again")
-        self._remove(layer.chain_id, keep_files=True)
-
-    def _remove(self, chain: ChainID, *, keep_files: bool) -> None:
-        record = self.db.begin_removal(chain)
-        if not record.is_dir() or record.is_symlink():  # the work of an enemy
-            record.unlink()
-            return
-        if keep_files:
-            (record / "cache-id").unlink(missing_ok=True)
-        fd = os.open(record, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-
-        def finish() -> None:
-            try:
-                self._take_files(record)
-            finally:
-                os.close(fd)
-
-        self._root.afterwards(finish)
-
-    def _take_files(self, record: Path) -> None:
-        from lamella.fs.tree import remove_tree
-
-        cache_id = find_cache_id(record)
-        if cache_id is not None:
-            self._root.driver.remove(cache_id)
-        remove_tree(record)
-
-    def _lenient(self, chain: ChainID) -> Layer | None:
-        try:
-            return self.db.read(chain)
-        except (NotFound, DataLoss):
-            return None
-
-    def _needed(self) -> tuple[set[ChainID], bool]:
-        """Return the layers that images and containers need, and whether those are all."""
-        needed: set[ChainID] = set()
-        unknown = set(self._images.iter_ids())
-        for image in self._images.iter_heads():
-            needed.update(image.chains)
-            unknown.discard(image.id)
-        needed.update(rw.parent for rw in self._mounts.iter_records() if rw.parent is not None)
-        return needed, not unknown
-
-    def _leased(self, but: str) -> set[ChainID]:
-        leased: set[ChainID] = set()
-        for intent in iter_intents(self._root.tx_dir):
-            if intent.id != but and intent.kind != "release":
-                leased.update(intent.leases)
-                leased.update(intent.chains)
-        return leased
+        self._removal.remove(layer.chain_id, keep_files=True)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from lamella.model.ids import CacheID, ContainerID, init_id, is_cache_id, is_con
 from lamella.store.containerdb import ContainerDB
 from lamella.store.dataroot import DataRoot
 from lamella.store.imagedb import ImageDB
+from lamella.store.layerremoval import LayerRemoval
 from lamella.store.layers import LayerStore
 from lamella.store.mountdb import MountDB, write_set_name
 from lamella.store.smallfiles import list_names
@@ -37,6 +38,7 @@ class StoreRecovery:
         self,
         root: DataRoot,
         layers: LayerStore,
+        removal: LayerRemoval,
         mounts: MountDB,
         images: ImageDB,
         tags: Tags,
@@ -44,6 +46,7 @@ class StoreRecovery:
     ) -> None:
         self._root = root
         self._layers = layers
+        self._removal = removal
         self._mounts = mounts
         self._images = images
         self._tags = tags
@@ -58,7 +61,7 @@ class StoreRecovery:
             self._root.driver.sweep_mounts()
         self.recover_dead()
         with self._reported("removing layers"):
-            self._layers.release_deferred()
+            self._removal.release_deferred()
         for record in list(self._layers.db.iter_removing()):
             self._root.afterwards(partial(self._finish_removal, record))
         places = [self._root.image_dir, self._images.content]
@@ -86,7 +89,7 @@ class StoreRecovery:
 
     def _finish_removal(self, record: Path) -> None:
         with self._reported(f"removing {record.name}"):
-            self._layers.finish_removal(record)
+            self._removal.finish_removal(record)
 
     def _remove_drafts(self) -> None:
         from lamella.store.drafts import remove_dead_drafts
@@ -96,7 +99,7 @@ class StoreRecovery:
 
     def release_deferred(self) -> None:
         """Remove what only the transaction that just ended still needed."""
-        self._layers.release_deferred()
+        self._removal.release_deferred()
 
     def undo(self, intent: Intent) -> None:
         """Take one transaction back, or forward if it was decided; the store lock is held.  May be repeated."""
@@ -116,7 +119,7 @@ class StoreRecovery:
         for container in intent.containers:
             if is_container_id(container) and not self._is_whole(container):
                 self._remove_container(container)
-        self._layers.release_unused(reversed([*intent.leases, *intent.chains]), but=intent.id)
+        self._removal.release_unused(reversed([*intent.leases, *intent.chains]), but=intent.id)
         self._remove_spares(intent)
 
     def _remove_images(self, intent: Intent) -> None:
