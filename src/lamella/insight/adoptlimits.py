@@ -36,7 +36,7 @@ def plan_confinement(spec: Json, *, binds: tuple[str, ...], network: str, notes:
     }
     if process.flag("noNewPrivileges"):
         fields["security_opt"] = ("no-new-privileges",)
-    if process.child("capabilities").raw:
+    if process.raw:  # a spec that lists no capabilities gives none
         held = set(process.child("capabilities").texts("bounding"))
         fields["cap_add"] = tuple(name for name in NAMES if name in held and name not in DEFAULT)
         fields["cap_drop"] = tuple(name for name in NAMES if name in DEFAULT and name not in held)
