@@ -48,6 +48,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def left_sound(request: pytest.FixtureRequest) -> Generator[None]:
+    """See that fsck has nothing to say to the stores that a module's commands left, unless it damages them on purpose."""
+    from lamella.insight.fsck import check_store
+    from tests.support.cli import Lamella
+
+    known = set(Lamella.roots)
+    yield
+    if getattr(request.module, "DAMAGES_STORES", False):
+        return
+    told = [
+        f"{finding.code} {finding.path}: {finding.text}"
+        for root in sorted(Lamella.roots - known)
+        if (root / "image").is_dir()
+        for finding in check_store(root, processes=1).findings
+        if finding.code != "unclean"  # whatever was killed on purpose
+    ]
+    assert told == []
+
+
 @pytest.fixture(scope="session")
 def screenshots(pytestconfig: pytest.Config) -> Path:
     """The directory that keeps pictures of the page, to be looked at."""

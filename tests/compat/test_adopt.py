@@ -17,6 +17,8 @@ from tests.support.dockerd import Dockerd
 from tests.support.engines import Containerd, Podman
 from tests.support.trees import Node, flatten
 
+DAMAGES_STORES = True  # on purpose: they are looked at with that
+
 if TYPE_CHECKING:
     pass
 

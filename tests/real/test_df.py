@@ -16,6 +16,8 @@ from tests.support.disk import du
 from tests.support.dockerd import Dockerd
 from tests.support.engines import Containerd, Podman
 
+DAMAGES_STORES = True  # on purpose: they are looked at with that
+
 DOCKERFILE = """\
 FROM base:1
 ENV a=b

@@ -16,6 +16,8 @@ import lamella
 from tests.support.archives import docker20, image, layer_tar
 from tests.support.cli import Lamella
 
+DAMAGES_STORES = True  # on purpose: they are looked at with that
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 

@@ -17,6 +17,8 @@ from tests.support.cli import Lamella
 from tests.support.manyimages import ManyImages, make_many
 from tests.support.page import ServedPage
 
+DAMAGES_STORES = True  # on purpose: they are looked at with that
+
 pytestmark = pytest.mark.xdist_group("ui-page")
 
 DOCKERFILES = {

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 LAMELLA = Path(sys.executable).parent / "lamella"
 
@@ -15,8 +15,12 @@ LAMELLA = Path(sys.executable).parent / "lamella"
 class Lamella:
     """``lamella --root ROOT``, run as a process."""
 
+    roots: ClassVar[set[Path]] = set()
+    """Every data root that was named in this process."""
+
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.roots.add(Path(root))
 
     def try_run(self, *arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command and return code and output, whatever the code."""
