@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Lock
-from typing import NamedTuple
+
+import msgspec
 
 from lamella.model.digest import ImageID
 from lamella.model.ids import ContainerID, short_id
@@ -16,7 +17,7 @@ from lamella.model.ids import ContainerID, short_id
 # mypy: disable-error-code="explicit-override"
 
 
-class StageMark(NamedTuple):
+class StageMark(msgspec.Struct, frozen=True):
     """Which stage of a build an event is about."""
 
     number: int
@@ -31,7 +32,7 @@ class StageMark(NamedTuple):
         return f"[{self.number}/{self.total}]"
 
 
-class StepStarted(NamedTuple):
+class StepStarted(msgspec.Struct, frozen=True):
     """An instruction is about to be carried out."""
 
     number: int
@@ -43,7 +44,7 @@ class StepStarted(NamedTuple):
         return f"Step {self.number}/{self.total} : {self.source}"
 
 
-class StepFinished(NamedTuple):
+class StepFinished(msgspec.Struct, frozen=True):
     """An instruction has led to this image; None is ``scratch``."""
 
     image: ImageID | None
@@ -53,7 +54,7 @@ class StepFinished(NamedTuple):
         return f" ---> {short_id(self.image) if self.image else ''}"
 
 
-class CacheUsed(NamedTuple):
+class CacheUsed(msgspec.Struct, frozen=True):
     """The image of this step was there already."""
 
     image: ImageID
@@ -63,7 +64,7 @@ class CacheUsed(NamedTuple):
         return " ---> Using cache"
 
 
-class RunStarted(NamedTuple):
+class RunStarted(msgspec.Struct, frozen=True):
     """The command of RUN starts in a container."""
 
     container: ContainerID
@@ -73,7 +74,7 @@ class RunStarted(NamedTuple):
         return f" ---> Running in {short_id(self.container)}"
 
 
-class RunRemoved(NamedTuple):
+class RunRemoved(msgspec.Struct, frozen=True):
     """The container of RUN is gone."""
 
     container: ContainerID
@@ -83,7 +84,7 @@ class RunRemoved(NamedTuple):
         return f"Removing intermediate container {short_id(self.container)}"
 
 
-class TriggersStarted(NamedTuple):
+class TriggersStarted(msgspec.Struct, frozen=True):
     """The base image's ONBUILD instructions follow."""
 
     triggers: int
@@ -93,7 +94,7 @@ class TriggersStarted(NamedTuple):
         return f"# Executing {self.triggers} build trigger{'s' if self.triggers > 1 else ''}"
 
 
-class Warned(NamedTuple):
+class Warned(msgspec.Struct, frozen=True):
     """Something deserves a look."""
 
     text: str
@@ -103,7 +104,7 @@ class Warned(NamedTuple):
         return f"[Warning] {self.text}"
 
 
-class Output(NamedTuple):
+class Output(msgspec.Struct, frozen=True):
     """A piece of what a RUN's command wrote, as it came."""
 
     stream: str
@@ -112,7 +113,7 @@ class Output(NamedTuple):
     stage: StageMark | None = None
 
 
-class Built(NamedTuple):
+class Built(msgspec.Struct, frozen=True):
     """The image is complete and durable."""
 
     image: ImageID
@@ -121,7 +122,7 @@ class Built(NamedTuple):
         return f"Successfully built {short_id(self.image)}"
 
 
-class Tagged(NamedTuple):
+class Tagged(msgspec.Struct, frozen=True):
     """A reference names the image now."""
 
     reference: str
@@ -169,6 +170,6 @@ def marking(report: Report, mark: StageMark) -> Report:
     """Give a reporter for one stage, which puts its mark on each event."""
 
     def marked(event: BuildEvent) -> None:
-        report(event if isinstance(event, Built | Tagged) else event._replace(stage=mark))
+        report(event if isinstance(event, Built | Tagged) else msgspec.structs.replace(event, stage=mark))
 
     return marked

@@ -248,14 +248,14 @@ Command = (
 )
 
 
-class Stage(NamedTuple):
+class Stage(msgspec.Struct, frozen=True):
     """A FROM and what follows it."""
 
     base: From
     commands: tuple[Command, ...]
 
 
-class Dockerfile(NamedTuple):
+class Dockerfile(msgspec.Struct, frozen=True):
     """A whole file."""
 
     escape: str
