@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import lamella
+from lamella.readers.detect import open_reader
 from tests.support.cli import Lamella
 from tests.support.dockerd import Dockerd
 from tests.support.engines import Containerd, Podman
@@ -172,3 +173,69 @@ def test_a_containerd_store_is_explained(tmp_path: Path, base_tar: Path) -> None
             assert (answer["holder"], answer["layer"]["chain_id"]) == ("layer", layer.chain_id)
         (blamed,) = lamella.look(tmp_path / "root").blame("built:1", ["/etc/group"])
         assert [version.layer for version in blamed.versions] == [3, 1]
+
+
+def test_snapshots_that_are_whole_trees_are_explained_as_those_that_are_not(tmp_path: Path, base_tar: Path) -> None:
+    maker = Lamella(tmp_path / "maker")
+    maker.run("import", str(base_tar), "docker.io/library/base:1")
+    maker.run("build", "-q", "-t", "docker.io/library/built:1", str(write_context(tmp_path, "base:1")))
+    maker.run("save", "-o", str(tmp_path / "built.tar"), "built:1")
+    mine = lamella.look(maker.root)
+    with Containerd(tmp_path / "root") as engine:
+        engine.ctr("images", "import", "--snapshotter", "native", str(tmp_path / "built.tar"))
+        engine.ctr(
+            "run", "-d", "--snapshotter", "native", "docker.io/library/built:1", "runs", "/bin/busybox", "sleep", "600"
+        )
+        engine.ctr("tasks", "exec", "--exec-id", "x", "runs", "/bin/busybox", "sh", "-c", "rm /two; echo n > /new")
+        look = lamella.look(tmp_path / "root")
+        story = look.explain("built:1")
+        assert (story.driver, len(story.layers)) == ("native", 3)
+        assert [layer.files for layer in story.layers] == [layer.files for layer in mine.explain("built:1").layers]
+        paths = ["/etc/issue", "/etc/group", "/deep/er/file", "/two", "/bin/busybox"]
+        for theirs, ours in zip(look.blame("built:1", paths), mine.blame("built:1", paths), strict=True):
+            assert theirs.state == ours.state
+            assert theirs.versions[0].layer == ours.versions[0].layer
+        assert look.blame_all("built:1").kept == mine.blame_all("built:1").kept
+        assert {file.path for file in look.image_diff("built:1", "runs").files} >= {"/two", "/new"}
+        (gone,) = look.blame("runs", ["/two"])
+        assert (gone.state, gone.layer and gone.layer.role) == ("deleted", "writable")
+        (answer,) = why(f"{story.layers[2].directory}/two")
+        assert (answer["layer"]["diff_id"], answer["inside"]) == (story.layers[2].diff_id, "/two")
+
+
+def test_each_namespaces_copy_of_a_layer_is_needed_by_its_image(tmp_path: Path, base_tar: Path) -> None:
+    maker = Lamella(tmp_path / "maker")
+    maker.run("import", str(base_tar), "docker.io/library/base:1")
+    maker.run("build", "-q", "-t", "docker.io/library/built:1", str(write_context(tmp_path, "base:1")))
+    for name in ("base", "built"):
+        maker.run("save", "-o", str(tmp_path / f"{name}.tar"), f"{name}:1")
+    with Containerd(tmp_path / "root", "one") as engine:
+        engine.ctr("images", "import", "--snapshotter", "overlayfs", str(tmp_path / "built.tar"))
+        engine.ctr("images", "import", "--snapshotter", "native", str(tmp_path / "built.tar"))
+        engine.ctr("containers", "create", "--env", "IN=one", "docker.io/library/built:1", "same", "/bin/true")
+        engine.namespace = "two"
+        engine.ctr("images", "import", "--snapshotter", "native", str(tmp_path / "base.tar"))
+        engine.ctr("containers", "create", "--snapshotter", "native", "--env", "IN=two", "docker.io/library/base:1",
+                   "same", "/bin/true")  # fmt: skip
+    reader = open_reader(tmp_path / "root")
+    layers = reader.layers()
+    for name in ("base:1", "built:1"):
+        stack = [layers[layer] for layer in reader.find_image(name).layers]
+        assert len({layer.directory.parts[-3 if layer.directory.name == "fs" else -2] for layer in stack}) == 1
+    containers = reader.containers()
+    assert sorted(container.name for container in containers) == ["same", "two-same"]
+    assert len({container.id for container in containers}) == 2
+    told = {}
+    for container in containers:
+        spec = reader.container_spec(container)
+        assert spec is not None
+        assert {layers[layer].whole for layer in container.layers} == {"two" in container.id}
+        told[container.id] = [entry for entry in spec["process"]["env"] if entry.startswith("IN=")]  # type: ignore[index]
+    assert sorted(told.values()) == [["IN=one"], ["IN=two"]]
+    ledger = json.loads(Lamella(tmp_path / "root").run("df", "--json"))
+    assert ledger["unaccounted"] == []
+    for container in ledger["containers"]:
+        assert container["writable"] > 0
+    taken = Lamella(tmp_path / "taken")
+    taken.run("adopt", str(tmp_path / "root"))
+    assert len(taken.run("ps", "-aq").split()) == 2

@@ -19,7 +19,7 @@ from lamella.container.volumes import Volumes, make_mount_points, plan_mounts
 from lamella.errors import AlreadyExists, Conflict, DataLoss, InvalidArgument, Unsupported
 from lamella.fs.rooted import Root
 from lamella.fs.walk import walk
-from lamella.insight.adoptlayers import holds_whole_trees, write_files
+from lamella.insight.adoptlayers import write_files
 from lamella.insight.adoptlimits import plan_confinement
 from lamella.insight.adoptvolumes import VolumeMover
 from lamella.model.containerconfig import host_config_document
@@ -39,7 +39,6 @@ from lamella.store.smallfiles import find_small
 from lamella.store.transactions import Transaction
 
 _LIMIT: Final = 8 << 20
-_OVERLAY: Final = frozenset({"overlay2", "overlay", "overlayfs"})
 #: What an engine sets by itself; another one sets it otherwise.
 _ENGINE_VARIABLES: Final = frozenset({"HOME", "HOSTNAME", "TERM", "container"})
 _ENGINE_PLACES: Final = (
@@ -88,7 +87,7 @@ def adopt_container(
         raise DataLoss("its writable layer is missing")
     below = reader.find_layer(container.layers[-2]) if len(container.layers) > 1 else None
     rw = store.rwlayers.create(owner, top, tx=tx, init=fill_container_init, sync=False)
-    _fill(store, reader, rw, layer, below)
+    _fill(store, rw, layer, below)
     documents = _docker_documents(container)
     if documents is not None:
         for volume in dict.fromkeys(container.volumes):
@@ -112,22 +111,22 @@ def owner_of(container: ContainerRecord) -> ContainerID:
 # ------------------------------------------------------------------------------------------------ the files
 
 
-def _fill(store: ImageStore, reader: StoreReader, rw: RWLayer, layer: StoredLayer, below: StoredLayer | None) -> None:
+def _fill(store: ImageStore, rw: RWLayer, layer: StoredLayer, below: StoredLayer | None) -> None:
     """Put a writable layer's files into ours."""
     from lamella.fs.tree import copy_tree
 
     if not layer.directory.is_dir():
         raise DataLoss(f"{layer.directory}, its writable layer, is missing")
-    if reader.driver in _OVERLAY and store.root.driver.name == "overlay2":
+    if not layer.whole and store.root.driver.name == "overlay2":
         target = store.root.path / "overlay2" / rw.mount_id / "diff"
         os.rmdir(target)
         copy_tree(layer.directory, target)
         _settle(target)
         return
-    if below is None and holds_whole_trees(reader):
+    if below is None and layer.whole:
         raise DataLoss("the layer below its writable layer is missing")
     lower = rw.init_id if rw.init_id is not None else None
-    with reading_from(lambda sink: write_files(reader, layer, below, sink)) as stream:
+    with reading_from(lambda sink: write_files(layer, below, sink)) as stream:
         store.root.driver.apply(rw.mount_id, lower, stream)
 
 

@@ -91,5 +91,4 @@ def _tasks(reader: StoreReader, *, deep: bool) -> Iterator[Task]:
         except LamellaError:
             continue
         if tar_split is not None and tar_split.exists():
-            whole = reader.driver == "vfs"
-            yield Task(layer.id, layer.directory, tar_split, None, layer.diff_id, deep, whole)
+            yield Task(layer.id, layer.directory, tar_split, None, layer.diff_id, deep, layer.whole)

@@ -145,9 +145,9 @@ class _Question:
         layer = self._reader.find_layer_by_directory(directory_id)
         if layer is None:
             return self._orphaned_directory(directory_id)
-        if below and below[0] in {"merged", "rootfs"} and self._reader.driver != "vfs":
+        if below and below[0] in {"merged", "rootfs"} and not layer.whole:
             return self._merged(layer, below[1:])
-        part = [] if self._reader.driver == "vfs" else list(layer.directory.parts[-1:])
+        part = [] if layer.whole else list(layer.directory.parts[-1:])
         inside = below[1:] if part and below[:1] == part else (below if not part else [])
         return self._layer(layer, inside)
 
@@ -163,7 +163,7 @@ class _Question:
         subject = container_subject(self._reader, container)
         layers = [place.layer for place in subject.places if place.layer is not None]
         wanted = os.fsencode("/".join(names))
-        with open_stack(self._reader, layers) as stack:
+        with open_stack(layers) as stack:
             path = stack.resolve(wanted)
             found = stack.find(path)
         if found is None:

@@ -36,6 +36,8 @@ class StoredLayer(NamedTuple):
     size: int | None = None
     """Bytes of its files as the engine recorded them."""
     created: str = ""
+    whole: bool = False
+    """Whether the directory holds the files of the layers below as well, as with ``vfs`` and ``native``."""
 
 
 class ImageRecord:

@@ -50,6 +50,8 @@ class _Container(NamedTuple):
     """One container of the catalogue."""
 
     id: str
+    """Its name; one that an earlier namespace has too gets its namespace before it."""
+    name: str
     namespace: str
     image: str
     snapshotter: str
@@ -92,7 +94,7 @@ class ContainerdReader(WholeCatalogue):
         return self._layers
 
     def containers(self) -> Sequence[ContainerRecord]:
-        """Return all containers of all namespaces, Docker's by its own documents."""
+        """Return all containers of all namespaces, named like snapshots; Docker's by its own documents."""
         return self._containers
 
     def volumes(self) -> Sequence[VolumeRecord]:
@@ -157,12 +159,15 @@ class ContainerdReader(WholeCatalogue):
                     continue
                 names.setdefault(found.id, []).extend(_references(name, digest))
                 resolved.setdefault(found.id, (found, namespace))
-        present = {layer.chain_id: layer.id for layer in self._layers_by_key.values() if layer.role == "image"}
+        present: dict[tuple[str, str], dict[ChainID, str]] = {}
+        for (space, snapshotter, _), layer in self._layers_by_key.items():
+            if layer.role == "image" and layer.chain_id is not None:
+                present.setdefault((space, snapshotter), {})[layer.chain_id] = layer.id
         images: dict[ImageID, tuple[ImageRecord, Resolved, str]] = {}
         for image_id, (found, namespace) in resolved.items():
             tags, digests = familiar_names(names[image_id])
             chains = chain_ids(found.config.diff_ids)
-            layers = tuple(present[chain] for chain in chains if chain in present)
+            layers = self._unpacked(namespace, chains, present)
             record = ImageRecord(
                 image_id,
                 names=tags,
@@ -174,6 +179,19 @@ class ContainerdReader(WholeCatalogue):
             )
             images[image_id] = (record, found, namespace)
         return images
+
+    def _unpacked(
+        self, namespace: str, chains: Sequence[ChainID], present: Mapping[tuple[str, str], Mapping[ChainID, str]]
+    ) -> tuple[str, ...]:
+        """Return an image's snapshots, all of one snapshotter and namespace: where most are, best its own namespace."""
+        best: tuple[str, ...] = ()
+        rank = (0, False, False)
+        for (space, snapshotter), known in present.items():
+            found = tuple(known[chain] for chain in chains if chain in known)
+            mine = (len(found), space == namespace, snapshotter == self.driver)
+            if found and mine > rank:
+                best, rank = found, mine
+        return best
 
     @cached_property
     def _blobs(self) -> dict[DiffID, Path]:
@@ -217,6 +235,7 @@ class ContainerdReader(WholeCatalogue):
                 chain_id=chain,
                 size=snapshot.size if snapshot.kind == 3 else None,
                 created=snapshot.created,
+                whole=not _PLACES[snapshot.snapshotter],
             )
         return found
 
@@ -292,19 +311,21 @@ class ContainerdReader(WholeCatalogue):
 
     @cached_property
     def _catalogued(self) -> list[_Container]:
-        return [
-            _Container(
-                id=name,
-                namespace=namespace,
-                image=bucket.text("image"),
-                snapshotter=bucket.text("snapshotter"),
-                snapshot_key=bucket.text("snapshotKey"),
-                created=decode_time(bucket.get("createdat") or b""),
-                bucket=bucket,
-            )
-            for namespace, catalogue in self._namespaces
-            for name, bucket in catalogue.buckets("containers")
-        ]
+        found: dict[str, _Container] = {}
+        for namespace, catalogue in self._namespaces:
+            for name, bucket in catalogue.buckets("containers"):
+                own = name if name not in found else f"{namespace}/{name}"
+                found[own] = _Container(
+                    id=own,
+                    name=name,
+                    namespace=namespace,
+                    image=bucket.text("image"),
+                    snapshotter=bucket.text("snapshotter"),
+                    snapshot_key=bucket.text("snapshotKey"),
+                    created=decode_time(bucket.get("createdat") or b""),
+                    bucket=bucket,
+                )
+        return list(found.values())
 
     @cached_property
     def _containers(self) -> tuple[ContainerRecord, ...]:
@@ -322,9 +343,10 @@ class ContainerdReader(WholeCatalogue):
         labels = item.bucket.texts("labels")
         tags, digests = familiar_names([item.image])
         familiar = next(iter((*tags, *digests)), item.image)
+        plain = item.name if item.id == item.name else f"{item.namespace}-{item.name}"
         return ContainerRecord(
             id=item.id,
-            name=labels.get("nerdctl/name") or labels.get("io.kubernetes.container.name") or item.id,
+            name=labels.get("nerdctl/name") or labels.get("io.kubernetes.container.name") or plain,
             image=by_name.get(familiar, item.image if item.image.startswith(PREFIX) else ""),
             image_name=familiar,
             created=item.created,

@@ -172,6 +172,7 @@ class ContainersStorageReader(WholeCatalogue):
             diff_id=diff_id,
             size=record.number("diff-size"),
             created=record.text("created"),
+            whole=self.driver == "vfs",
         )
 
     def _image_layers(self, records: Mapping[str, Json]) -> set[str]:
