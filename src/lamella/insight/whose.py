@@ -170,7 +170,9 @@ class _Question:
             return msgspec.structs.replace(
                 self._layer(layers[-1], []),
                 reason=f"nothing is visible at /{os.fsdecode(path)} in container {container.name or container.id[:12]}",
+                path=os.path.join(layers[-1].directory, os.fsdecode(path)),
                 exists=False,
+                seen_in=_named(container),
             )
         layer = layers[found.layer]
         answer = self._layer(layer, os.fsdecode(found.path).split("/") if found.path else [])
