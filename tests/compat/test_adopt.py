@@ -31,6 +31,10 @@ LABEL made=here
 CMD ["cat", "/two"]
 """
 
+PECULIAR = """\
+echo $HOME $TERM; id -G; grep 192.0.2.7 /etc/hosts; cat /proc/sys/kernel/msgmax; stat -c %t:%T /dev/fuse
+df -k /scratch /dev/shm | awk 'NR>1 {print $2, $6}'; echo t > /scratch/t && stat -c '%a %F' /scratch; exit 7"""
+
 
 class Source:
     """A store that an engine left behind, with what the engine said of it while it lived."""
@@ -88,6 +92,11 @@ def podman(tmp_path_factory: pytest.TempPathFactory, base_tar: Path) -> Source:
                          "--cap-drop", "KILL", "--ulimit", "nofile=100:200", "--security-opt", "no-new-privileges",
                          "--cpu-shares", "300", "built:1", "sh", "-c",
                          "ulimit -n; ulimit -Hn; grep -E 'CapBnd|NoNewPrivs' /proc/self/status; touch /x || echo ro")  # fmt: skip
+        engine.container("run", "peculiar", "--tmpfs", "/scratch:size=1m,mode=0700", "-e", "HOME=/else", "-e", "TERM=vt100",
+                         "--group-add", "10", "--add-host", "other:192.0.2.7", "--label", "kept=yes", "--stop-signal",
+                         "USR1", "--shm-size", "1m", "--sysctl", "kernel.msgmax=4096", "--device", "/dev/fuse", "built:1",
+                         "sh", "-c", PECULIAR)  # fmt: skip
+        engine.run("wait", "peculiar")
         engine.run("save", "--format", "oci-archive", "-o", place / "saved.tar", "built:1")
         images = {name: engine.inspect("image", name) for name in ("base:1", "built:1")}
     return Source(place / "root", place / "saved.tar", images)
@@ -299,6 +308,21 @@ def test_what_podman_confines_a_container_to_is_kept(podman: Source, tmp_path: P
     held = sum(1 << NAMES.index(f"CAP_{name}") for name in names.split())
     assert int(capabilities.split()[1], 16) == held
     assert privileges.split()[1] == "1"
+
+
+def test_what_podman_gives_a_container_is_given_to_it_here(podman: Source, tmp_path: Path) -> None:
+    lamella = Lamella(tmp_path / "root")
+    lamella.run("adopt", str(podman.root))
+    found = lamella.inspect("peculiar")
+    assert (found["State"]["Status"], found["State"]["ExitCode"]) == ("exited", 7)
+    assert found["State"]["StartedAt"] < found["State"]["FinishedAt"]
+    assert found["Config"]["Labels"]["kept"] == "yes"
+    assert found["Config"]["StopSignal"] == "SIGUSR1"
+    theirs = lamella.run("logs", "peculiar").splitlines()
+    assert len(theirs) == 8
+    assert lamella.try_run("start", "-a", "peculiar").returncode == 7
+    ours = lamella.run("logs", "peculiar").splitlines()[len(theirs) :]
+    assert [" ".join(line.split()) for line in ours] == [" ".join(line.split()) for line in theirs]
 
 
 def test_a_running_container_is_refused_and_its_image_adopted(tmp_path: Path, base_tar: Path) -> None:

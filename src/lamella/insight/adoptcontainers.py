@@ -28,7 +28,7 @@ from lamella.model.documents import decode_object
 from lamella.model.gojson import ZERO_TIME
 from lamella.model.ids import ContainerID, generate_name, is_container_id, parse_container_name
 from lamella.model.imageconfig import ContainerSettings, ImageConfig, settings_document
-from lamella.readers.base import ContainerRecord, StoredLayer, StoreReader
+from lamella.readers.base import ContainerFacts, ContainerRecord, StoredLayer, StoreReader
 from lamella.readers.common import Json
 from lamella.store.containerdb import CONFIG, HOST_CONFIG, new_record
 from lamella.store.containerdb import ContainerRecord as Documents
@@ -40,7 +40,10 @@ from lamella.store.transactions import Transaction
 
 _LIMIT: Final = 8 << 20
 #: What an engine sets by itself; another one sets it otherwise.
-_ENGINE_VARIABLES: Final = frozenset({"HOME", "HOSTNAME", "TERM", "container"})
+_ENGINE_VARIABLES: Final = ("HOME=/root", "TERM=xterm", "container=podman", "container=oci", "container=docker")
+_PROPAGATION: Final = frozenset(
+    {"private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable"}
+)
 _ENGINE_PLACES: Final = (
     "/dev", "/proc", "/sys", "/run/secrets", "/run/.containerenv", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf",
 )  # fmt: skip
@@ -241,17 +244,20 @@ def _mapped_record(
     spec = Json(reader.container_spec(container))
     process = spec.child("process")
     arguments = process.texts("args")
+    hostname = spec.text("hostname") or owner[:12]
+    facts = container.facts or ContainerFacts()
+    own = ContainerSettings() if config is None else config.config
     settings = ContainerSettings(
-        hostname=spec.text("hostname") or owner[:12],
+        hostname=hostname,
         user=_user(process.child("user")),
         tty=process.flag("terminal"),
         open_stdin=process.flag("terminal"),
-        env=tuple(entry for entry in process.texts("env") if entry.partition("=")[0] not in _ENGINE_VARIABLES),
+        env=tuple(entry for entry in process.texts("env") if entry not in (*_ENGINE_VARIABLES, f"HOSTNAME={hostname}")),
         cmd=tuple(arguments),
         image=container.image_name or image,
         working_dir=process.text("cwd"),
-        labels={} if config is None else config.config.labels,
-        stop_signal="" if config is None else config.config.stop_signal,
+        labels={**own.labels, **facts.labels},
+        stop_signal=_signal(facts.stop_signal) or own.stop_signal,
     )
     if not arguments and config is not None:
         image_settings = config.config
@@ -261,8 +267,9 @@ def _mapped_record(
     namespaces = {entry.text("type") for entry in spec.child("linux").children("namespaces")}
     binds = _binds(reader, spec)
     network = "none" if "network" in namespaces or not namespaces else "host"
-    host = plan_confinement(spec, binds=tuple(binds), network=network, notes=notes)
-    planned = plan_mounts(binds=binds, image_volumes=(), mounts=(), tmpfs={})
+    tmpfs = _tmpfs(spec)
+    host = plan_confinement(spec, facts, binds=tuple(binds), tmpfs=tmpfs, network=network, notes=notes)
+    planned = plan_mounts(binds=binds, image_volumes=(), mounts=(), tmpfs=tmpfs)
     record = new_record(
         owner,
         name=_name(store, container),
@@ -277,7 +284,8 @@ def _mapped_record(
         network=host.network_mode,
     )
     if container.status != "created":
-        record.state.update(StartedAt=record.created, FinishedAt=record.created)
+        started = facts.started or record.created
+        record.state.update(StartedAt=started, FinishedAt=max(facts.finished, started), ExitCode=facts.exit_code & 0xFF)
         record.config["HasBeenStartedBefore"] = True
     for one in planned:
         if one.kind == "volume":
@@ -303,6 +311,28 @@ def _name(store: ImageStore, container: ContainerRecord) -> str:
         return parse_container_name(container.name)
     except InvalidArgument:
         return generate_name(store.containers.names())
+
+
+def _signal(text: str) -> str:
+    """Return a signal's name for its name or number, empty for what is neither."""
+    import signal
+
+    try:
+        return signal.Signals(int(text)).name if text.isascii() and text.isdigit() else signal.Signals[text].name
+    except (KeyError, ValueError):
+        return ""
+
+
+def _tmpfs(spec: Json) -> dict[str, str]:
+    """Return the file systems in memory that a spec mounts, with their options, but those that are made anyway."""
+    found: dict[str, str] = {}
+    for mount in spec.children("mounts"):
+        place = mount.text("destination")
+        if mount.text("type") != "tmpfs" or not place.startswith("/") or place == "/":
+            continue
+        if not any(place == own or place.startswith(f"{own}/") for own in _ENGINE_PLACES):
+            found[place] = ",".join(option for option in mount.texts("options") if option not in _PROPAGATION)
+    return found
 
 
 def _binds(reader: StoreReader, spec: Json) -> list[str]:

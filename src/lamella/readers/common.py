@@ -45,6 +45,10 @@ class Json:
         value = self._table.get(key)
         return [Json(item) for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
+    def words(self) -> dict[str, str]:
+        """Return all that is a string, by its key."""
+        return {key: value for key, value in self._table.items() if isinstance(value, str)}
+
     def flag(self, key: str) -> bool:
         """Tell whether a key is true."""
         return self._table.get(key) is True

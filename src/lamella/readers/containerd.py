@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from lamella.errors import DataLoss, LamellaError, NotFound
 from lamella.model.digest import PREFIX, ChainID, DiffID, Digest, ImageID, chain_ids, hex_of, is_hex64
-from lamella.readers.base import ContainerRecord, ImageRecord, Role, StoredLayer, VolumeRecord
+from lamella.readers.base import ContainerFacts, ContainerRecord, ImageRecord, Role, StoredLayer, VolumeRecord
 from lamella.readers.bolt import Bolt, Bucket, decode_signed_varint, decode_time, decode_varint
 from lamella.readers.common import Running, familiar_names, leads_away, local_volumes, parse_json
 from lamella.readers.content import Content, Resolved
@@ -27,6 +27,7 @@ _CATALOGUE = "io.containerd.metadata.v1.bolt"
 _SNAPSHOTTER = "io.containerd.snapshotter.v1."
 #: Snapshotters whose snapshots are directories, and what of ``snapshots/N`` holds the files.
 _PLACES = {"overlayfs": "fs", "native": ""}
+_OWN_LABELS = "io.containerd."
 _DANGLING = "moby-dangling"
 _DOCKER_NAMESPACE = "moby"
 
@@ -354,6 +355,10 @@ class ContainerdReader(WholeCatalogue):
             pid=pid,
             layers=layers,
             merged=self._running.merged(place) if place is not None else None,
+            facts=ContainerFacts(
+                labels={key: value for key, value in labels.items() if not key.startswith(_OWN_LABELS)},
+                stop_signal=labels.get(f"{_OWN_LABELS}image.config.stop-signal", ""),
+            ),
         )
 
     def _docker_containers(self, docker: Path) -> Iterator[ContainerRecord]:

@@ -267,6 +267,7 @@ class ContainersStorageReader(WholeCatalogue):
             log=first_file(directory / "ctr.log") if own else None,
             directory=directory if own else None,
             volumes=tuple(volume.text("volumeName") for volume in podman.config.children("namedVolumes")),
+            facts=podman.facts,
         )
 
     def _directory(self, layer: str) -> Path:

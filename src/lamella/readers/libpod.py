@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from lamella.errors import DataLoss, NotFound
+from lamella.readers.base import ContainerFacts
 from lamella.readers.bolt import Bolt
 from lamella.readers.common import Json, parse_json
 from lamella.store.smallfiles import is_directory
@@ -39,6 +40,21 @@ class PodmanState(NamedTuple):
     def status(self) -> str:
         """Docker's word for its state; empty if there is none, or nothing is known."""
         return _STATES.get(self.state.number("state") or 0, "")
+
+    @property
+    def facts(self) -> ContainerFacts:
+        """What its spec does not say."""
+        config, state = self.config, self.state
+        signal = config.number("stopSignal")
+        return ContainerFacts(
+            labels=config.child("labels").words(),
+            stop_signal=str(signal) if signal else "",
+            extra_hosts=tuple(config.texts("hostsAdd")),
+            shm_size=config.number("shmSize") or None,
+            exit_code=state.number("exitCode") or 0,
+            started=state.text("startedTime"),
+            finished=state.text("finishedTime"),
+        )
 
     @property
     def pid(self) -> int:
