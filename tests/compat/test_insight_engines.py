@@ -239,3 +239,37 @@ def test_each_namespaces_copy_of_a_layer_is_needed_by_its_image(tmp_path: Path, 
     taken = Lamella(tmp_path / "taken")
     taken.run("adopt", str(tmp_path / "root"))
     assert len(taken.run("ps", "-aq").split()) == 2
+
+
+@pytest.mark.parametrize("driver", ["overlay", "vfs"])
+def test_a_store_of_podmans_is_never_taken_for_a_data_root(tmp_path: Path, base_tar: Path, driver: str) -> None:
+    """Its vfs driver keeps layers where Docker's does, so that all of them would look like orphans."""
+    with Podman(tmp_path / "root", driver) as podman:
+        podman.run("import", str(base_tar), "localhost/base:1")
+        podman.build("localhost/built:1", write_context(tmp_path, "localhost/base:1"))
+    before = sorted(path for path in (tmp_path / "root").rglob("*") if "dir" in path.parts or "overlay" in path.parts)
+    cli = Lamella(tmp_path / "root")
+    assert json.loads(cli.run("fsck", "--json"))["findings"] == []
+    for command in (
+        ["reclaim", "--dry-run"], ["reclaim", "--now"], ["fsck", "--heal"], ["import", str(base_tar), "mine:1"],
+        ["image", "prune", "-af"], ["gc", "apply"], ["images"], ["--storage-driver", "vfs", "system", "prune", "-af"],
+    ):  # fmt: skip
+        answer = cli.try_run(*command)
+        assert answer.returncode not in {0, 3}, (command, answer)
+        assert "Podman" in answer.stderr or "another engine's" in answer.stderr, (command, answer)
+    assert before == sorted(
+        path for path in (tmp_path / "root").rglob("*") if "dir" in path.parts or "overlay" in path.parts
+    )
+    assert not (tmp_path / "root/lamella").exists()
+    assert not (tmp_path / "root/image").exists()
+    (tmp_path / "root/image/vfs/imagedb/content/sha256").mkdir(parents=True)  # as a mistake may have left it
+    (tmp_path / "root/image/vfs/layerdb/sha256/x").mkdir(parents=True)
+    assert cli.try_run("reclaim", "--dry-run").returncode == 1
+
+
+def test_containerds_root_is_never_taken_for_an_empty_data_root(tmp_path: Path, base_tar: Path) -> None:
+    with Containerd(tmp_path / "root"):
+        pass
+    answer = Lamella(tmp_path / "root").try_run("import", str(base_tar), "mine:1")
+    assert (answer.returncode, "is a store of containerd" in answer.stderr) == (1, True)
+    assert not (tmp_path / "root/lamella").exists()
