@@ -199,6 +199,10 @@ def test_snapshots_that_are_whole_trees_are_explained_as_those_that_are_not(tmp_
         assert {file.path for file in look.image_diff("built:1", "runs").files} >= {"/two", "/new"}
         (gone,) = look.blame("runs", ["/two"])
         assert (gone.state, gone.layer and gone.layer.role) == ("deleted", "writable")
+        (task,) = engine.table("tasks", "ls")
+        shell, new, program = why(f"/proc/{task[1]}/root/etc/group", f"/proc/{task[1]}/root/new", task[1])
+        assert (shell["layer"]["diff_id"], shell["seen_in"]["names"]) == (story.layers[2].diff_id, ["runs"])
+        assert (new["layer"]["role"], program["layer"]["diff_id"]) == ("writable", story.layers[0].diff_id)
         (answer,) = why(f"{story.layers[2].directory}/two")
         assert (answer["layer"]["diff_id"], answer["inside"]) == (story.layers[2].diff_id, "/two")
 

@@ -95,4 +95,5 @@ def _look(reader: StoreReader, layers: Sequence[str], path: bytes) -> Version | 
         if stat.S_ISLNK(found.status.st_mode):
             with suppress(OSError):
                 target = stack.readlink(found.layer, found.path)
-    return Version(found.path, stored[found.layer], kind_of(found.status.st_mode), found.status, target, ())
+        layer = stored[stack.origin(found)]
+    return Version(found.path, layer, kind_of(found.status.st_mode), found.status, target, ())

@@ -15,7 +15,7 @@ import msgspec
 
 from lamella.errors import LamellaError, NotFound
 from lamella.insight.answer import Answer, LayerFacts, Named, StepFacts
-from lamella.insight.claims import DOCKER_NAMES, PROBES
+from lamella.insight.claims import DOCKER_NAMES, DRIVER_NAMES, OTHER_DRIVER, PROBES
 from lamella.insight.history import build_steps, plan_steps, step_of_layer
 from lamella.insight.subject import container_subject, image_name, name_layer, open_stack
 from lamella.model.digest import PREFIX, DiffID, chain_ids, is_hex64
@@ -93,6 +93,8 @@ class _Question:
                 return self._held(holder, _OWN_PARTS[part], state="own")
             case ["containers", _, *_] if self._reader.kind == "docker":
                 return self._stranger("Docker keeps only containers there")
+            case [part, *_] if self._reader.kind == "docker" and part in DRIVER_NAMES - {self._reader.driver}:
+                return self._held("store", f"{part}{OTHER_DRIVER}", state="own")
             case [part, *_] if self._reader.kind == "docker" and part not in DOCKER_NAMES | {self._reader.driver}:
                 return self._stranger("Docker keeps nothing of this name there")
         return self._held("store", "it is one of the store's own records", state="own")
@@ -166,6 +168,7 @@ class _Question:
         with open_stack(layers) as stack:
             path = stack.resolve(wanted)
             found = stack.find(path)
+            number = 0 if found is None else stack.origin(found)
         if found is None:
             return msgspec.structs.replace(
                 self._layer(layers[-1], []),
@@ -174,9 +177,9 @@ class _Question:
                 exists=False,
                 seen_in=_named(container),
             )
-        layer = layers[found.layer]
+        layer = layers[number]
         answer = self._layer(layer, os.fsdecode(found.path).split("/") if found.path else [])
-        described = name_layer(subject, layers, found.layer)
+        described = name_layer(subject, layers, number)
         step = answer.step
         if step is None and described.step is not None:
             step = StepFacts(container.image, described.step, described.number, described.instruction)
