@@ -171,6 +171,25 @@ def test_a_dead_dockers_store_is_adopted_whole(docker: Source, tmp_path: Path) -
     assert lamella.run("run", "--rm", "--network", "none", "built:1") == "two"
 
 
+def test_mounts_that_docker_makes_are_made_here_or_said_not_to_be(tmp_path: Path, base_tar: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    with Dockerd(tmp_path / "source") as engine:
+        engine.run("import", str(base_tar), "base:1")
+        engine.run("volume", "create", "--opt", "type=none", "--opt", "o=bind", "--opt", f"device={tmp_path}/elsewhere",
+                   "stands-for")  # fmt: skip
+        engine.run("create", "--name", "memory", "--network=none", "--mount", "type=tmpfs,dst=/mem,tmpfs-size=1m",
+                   "base:1", "df", "-k", "/mem")  # fmt: skip
+        engine.run("create", "--name", "bound", "--network=none", "-v", "stands-for:/data", "base:1", "true")
+    lamella = Lamella(tmp_path / "root")
+    planned = lamella.try_run("adopt", "--dry-run", str(tmp_path / "source"))
+    done = lamella.try_run("adopt", str(tmp_path / "source"))
+    for answer in (planned, done):
+        assert answer.returncode == 1
+        assert f"volume stands-for: it is what is mounted there by its options, {tmp_path}/elsewhere" in answer.stdout
+    assert "the container gets an empty one" in done.stdout
+    assert lamella.run("start", "-a", "memory").splitlines()[1].split()[:2] == ["tmpfs", "1024"]
+
+
 def test_images_are_adopted_from_a_docker_that_runs_and_not_into_one(docker: Source, tmp_path: Path) -> None:
     source = docker.copy(tmp_path / "source")
     with Dockerd(source):
@@ -315,7 +334,7 @@ def test_what_podman_gives_a_container_is_given_to_it_here(podman: Source, tmp_p
     lamella.run("adopt", str(podman.root))
     found = lamella.inspect("peculiar")
     assert (found["State"]["Status"], found["State"]["ExitCode"]) == ("exited", 7)
-    assert found["State"]["StartedAt"] < found["State"]["FinishedAt"]
+    assert found["Created"] < found["State"]["StartedAt"] <= found["State"]["FinishedAt"]
     assert found["Config"]["Labels"]["kept"] == "yes"
     assert found["Config"]["StopSignal"] == "SIGUSR1"
     theirs = lamella.run("logs", "peculiar").splitlines()

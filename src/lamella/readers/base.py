@@ -146,6 +146,8 @@ class VolumeRecord(NamedTuple):
     name: str
     directory: Path
     created: str = ""
+    mounts: str = ""
+    """What its options have the engine mount there, a device or directory; empty for a plain one."""
 
 
 class StoreReader(Protocol):

@@ -123,7 +123,9 @@ def local_volumes(home: Path) -> tuple[VolumeRecord, ...]:
             changed = os.lstat(directory).st_ctime_ns
         except FileNotFoundError:
             continue
-        found.append(VolumeRecord(name, directory / "_data", format_time(changed // 10**9 * 10**9)))
+        options = Json(read_json(directory / "opts.json", []))
+        mounts = options.text("MountDevice") or options.text("MountType")
+        found.append(VolumeRecord(name, directory / "_data", format_time(changed // 10**9 * 10**9), mounts))
     return tuple(found)
 
 
