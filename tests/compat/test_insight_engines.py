@@ -277,3 +277,38 @@ def test_containerds_root_is_never_taken_for_an_empty_data_root(tmp_path: Path, 
     answer = Lamella(tmp_path / "root").try_run("import", str(base_tar), "mine:1")
     assert (answer.returncode, "is a store of containerd" in answer.stderr) == (1, True)
     assert not (tmp_path / "root/lamella").exists()
+
+
+def test_podmans_overlays_within_a_container_are_followed(tmp_path: Path, base_tar: Path) -> None:
+    (tmp_path / "bound").mkdir()
+    (tmp_path / "bound/old").write_text("")
+    with Podman(tmp_path / "root") as podman:
+        podman.run("import", str(base_tar), "localhost/base:1")
+        podman.build("localhost/built:1", write_context(tmp_path, "localhost/base:1"))
+        podman.container("run", "runs", "-v", f"{tmp_path}/bound:/over:O", "--mount", "type=image,source=built:1,dst=/image",
+                         "base:1", "sh", "-c", "echo > /over/new; sleep 600")  # fmt: skip
+        podman.run("exec", "runs", "sh", "-c", "while ! [ -e /over/new ]; do :; done")
+        pid = podman.inspect("container", "runs")["State"]["Pid"]
+        built = lamella.look(tmp_path / "root").explain("built:1")
+        group, two, new, old = why(
+            *(f"/proc/{pid}/root/{name}" for name in ("image/etc/group", "image/two", "over/new", "over/old"))
+        )
+        for answer, inside in ((group, "/etc/group"), (two, "/two")):
+            assert (answer["layer"]["diff_id"], answer["inside"]) == (built.layers[2].diff_id, inside)
+            assert answer["seen_in"]["names"] == ["runs"]
+        assert (new["holder"], Path(new["path"]).name) == ("container", "new")
+        assert Path(new["path"]).exists()
+        assert (old["state"], f"{tmp_path}/bound/old" in old["reason"]) == ("unknown", True)
+
+
+def test_a_podman_container_on_a_directory_of_the_hosts_runs_and_is_not_adopted(tmp_path: Path, base_tar: Path) -> None:
+    (tmp_path / "files").mkdir()
+    subprocess.run(["tar", "-C", tmp_path / "files", "-xf", base_tar], check=True)
+    with Podman(tmp_path / "root") as podman:
+        podman.run("import", str(base_tar), "localhost/base:1")
+        podman.container("run", "outside", "--rootfs", str(tmp_path / "files"), "sleep", "600")
+        (found,) = open_reader(tmp_path / "root").containers()
+        assert (found.status, found.pid) == ("running", podman.inspect("container", "outside")["State"]["Pid"])
+    answer = Lamella(tmp_path / "mine").try_run("adopt", str(tmp_path / "root"), "outside")
+    assert answer.returncode == 1
+    assert f"its files are those of {tmp_path}/files" in answer.stdout

@@ -88,6 +88,7 @@ def adopt_container(
     layer = reader.find_layer(container.layers[-1])
     if layer is None or layer.role == "image":
         raise DataLoss("its writable layer is missing")
+    _refuse_own_root(reader, container, layer)
     below = reader.find_layer(container.layers[-2]) if len(container.layers) > 1 else None
     rw = store.rwlayers.create(owner, top, tx=tx, init=fill_container_init, sync=False)
     _fill(store, rw, layer, below)
@@ -102,6 +103,14 @@ def adopt_container(
     store.root.sync()
     store.containers.write(record)
     return notes
+
+
+def _refuse_own_root(reader: StoreReader, container: ContainerRecord, layer: StoredLayer) -> None:
+    """Raise Unsupported for a container of Podman's whose files are a directory outside its store."""
+    spec = Json(reader.container_spec(container)) if reader.kind == "containers-storage" else Json(None)
+    root = spec.child("root").text("path")
+    if os.path.isabs(root) and layer.directory_id not in root.split("/"):
+        raise Unsupported(f"its files are those of {root}, outside the store: import that directory as an image")
 
 
 def owner_of(container: ContainerRecord) -> ContainerID:

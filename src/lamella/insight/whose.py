@@ -155,10 +155,27 @@ class _Question:
 
     def _merged(self, layer: StoredLayer, names: list[str]) -> Answer:
         """Answer for a path that is seen through a mount: it is from whichever layer shows it."""
+        if layer.role == "image":
+            return self._of_image(layer, names)
         containers = [item for item in self._reader.containers() if layer.id in item.layers]
         if not containers:
             return self._layer(layer, [])
         return self.seen_in(containers[0], names)
+
+    def _of_image(self, top: StoredLayer, names: Sequence[str]) -> Answer:
+        """Answer for a path of an image that is mounted at its topmost layer's place, as Podman does."""
+        layers: list[StoredLayer] = []
+        layer: StoredLayer | None = top
+        while layer is not None and layer not in layers:
+            layers.insert(0, layer)
+            layer = None if layer.parent is None else self._reader.find_layer(layer.parent)
+        with open_stack(layers) as stack:
+            found = stack.find(os.fsencode("/".join(names)))
+        if found is None:
+            return self._layer(top, [])
+        place = os.path.join(layers[found.layer].directory, os.fsdecode(found.path)).rstrip("/")
+        answer = self._layer(layers[found.layer], os.fsdecode(found.path).split("/") if found.path else [])
+        return msgspec.structs.replace(answer, path=place)
 
     def seen_in(self, container: ContainerRecord, names: Sequence[str]) -> Answer:
         """Answer for a path as a container has it."""

@@ -22,6 +22,7 @@ from lamella.insight.answer import Answer, Named
 from lamella.insight.inodes import device_at, device_of, find_inode
 from lamella.insight.mounts import option
 from lamella.insight.spots import Spot, places_of, spot_in, spot_of
+from lamella.insight.stack import Stack
 from lamella.insight.whose import seen_in, whose
 from lamella.linux.mountinfo import MountEntry, parse_mountinfo, read_mountinfo
 from lamella.readers.base import ContainerRecord, StoreReader
@@ -137,9 +138,24 @@ class _Search:
                 owner = None if layer is None else _owner(reader, layer.id)
                 if owner is not None:
                     return seen_in(reader, self._asked, owner, names)
-            return self._layer_path(upper)
-        lower = option(entry.super_options, "lowerdir").partition(":")[0]
-        return self._layer_path(lower) if lower else None
+        lowers = [place for place in option(entry.super_options, "lowerdir").split(":") if place]
+        places = [*reversed(lowers), *([upper] if upper else [])]
+        found = self._joined(places, inside) if names and all(map(os.path.isabs, places)) else None
+        if found is not None:
+            return found
+        return self._layer_path(upper or lowers[0]) if places else None
+
+    def _joined(self, places: Sequence[str], inside: str) -> Answer | None:
+        """Answer for a path in an overlay that is no container's root, where the directory that shows it lies."""
+        try:
+            with Stack([Path(os.path.realpath(place)) for place in places]) as stack:
+                found = stack.find(os.fsencode(inside))
+        except (LamellaError, OSError):
+            return None
+        if found is None:
+            return None
+        place = os.path.join(os.path.realpath(places[found.layer]), os.fsdecode(found.path))
+        return self._below_root(place) or self._unknown(f"it is {place}, which is in no store")
 
     def _layer_path(self, place: str) -> Answer | None:
         """Answer for a directory that mount options name, absolute or as the driver's directory has it."""

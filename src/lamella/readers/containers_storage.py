@@ -247,7 +247,9 @@ class ContainersStorageReader(WholeCatalogue):
         own = is_directory(directory.parent) and is_directory(directory)
         pid = 0
         if known:
-            pid = live_process(podman.pid, layer) or self._running.find(self._directory(layer))
+            # One with a root of its own outside the store has only files that are bound into it to be known by.
+            trace = container_id if podman.config.text("rootfs") else layer
+            pid = live_process(podman.pid, trace) or self._running.find(self._directory(layer))
         status = podman.status
         if pid:
             status = "paused" if status == "paused" else "running"
