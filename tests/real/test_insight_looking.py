@@ -291,6 +291,20 @@ def test_a_path_is_followed_through_the_mounts_of_the_process_that_has_it(store:
         store.run("rm", "-f", "mounts")
 
 
+def test_image_diff_tells_of_the_root_directory_itself(store: Lamella, tmp_path: Path) -> None:
+    for name, mode in (("one", 0o755), ("two", 0o711)):
+        files = tmp_path / name
+        files.mkdir(mode=0o755)
+        (files / "file").write_text("same\n")
+        os.utime(files / "file", (1_500_000_000, 1_500_000_000))
+        files.chmod(mode)
+        subprocess.run(["tar", "-C", files, "-cf", tmp_path / f"{name}.tar", "."], check=True)
+        store.run("import", str(tmp_path / f"{name}.tar"), f"{name}:1")
+    found = data(store, "image", "diff", "--json", "one:1", "two:1")
+    assert [(file["path"], file["differs"]) for file in found["files"]] == [("/", ["mode"])]
+    store.run("rmi", "one:1", "two:1")
+
+
 def test_what_is_bound_elsewhere_is_still_its_layers(store: Lamella, tmp_path: Path) -> None:
     layer = data(store, "explain", "--json", "app:1")["layers"][1]
     subprocess.run(["mount", "--bind", layer["directory"], tmp_path], check=True)

@@ -143,6 +143,11 @@ class _Comparison:
 
     def run(self, old: Node, new: Node) -> Iterator[FileChange]:
         """Yield what differs, in no order."""
+        tops = [Node(len(layers) - 1, 0, {}) for layers in self._ids]
+        if all(self._ids) and not self._same_layer(*tops):
+            change = self._changed(b"", *tops)
+            if change is not None:
+                yield change
         waiting: list[tuple[bytes, dict[bytes, Node], dict[bytes, Node]]] = [
             (b"", old.children or {}, new.children or {})
         ]
@@ -221,9 +226,9 @@ class _Comparison:
         return 0 if status is None else status.st_rdev
 
     def _attributes(self, which: int, node: Node, path: bytes) -> dict[bytes, bytes]:
-        fd, name = self._views[which].open_parent(node.layer, path)
+        fd, name = self._views[which].open_parent(node.layer, path or b"root")
         try:
-            place = b"/proc/self/fd/%d/%b" % (fd, name)
+            place = b"/proc/self/fd/%d/%b" % (fd, name if path else b".")
             names = [os.fsencode(key) for key in os.listxattr(place, follow_symlinks=False)]
             return {key: os.getxattr(place, key, follow_symlinks=False) for key in names if travels(key)}
         except OSError:
