@@ -335,7 +335,13 @@ class ContainerdReader(WholeCatalogue):
         by_name: dict[str, str] = {}
         for record, _, _ in self._images.values():
             by_name.update(dict.fromkeys((*record.names, *record.digests), record.id))
-        return tuple(self._container(item, by_name) for item in self._catalogued)
+        found: dict[str, ContainerRecord] = {}
+        for item in self._catalogued:
+            one = self._container(item, by_name)
+            if one.name in found:  # Kubernetes gives one name to the containers of many pods
+                one = one._replace(name=f"{one.name}-{one.id[:12]}")
+            found[one.name] = one
+        return tuple(found.values())
 
     def _container(self, item: _Container, by_name: Mapping[str, str]) -> ContainerRecord:
         layers = self._stack(item.namespace, item.snapshotter, item.snapshot_key)
