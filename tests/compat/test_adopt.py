@@ -344,6 +344,19 @@ def test_what_podman_gives_a_container_is_given_to_it_here(podman: Source, tmp_p
     assert [" ".join(line.split()) for line in ours] == [" ".join(line.split()) for line in theirs]
 
 
+def test_a_volume_of_podmans_that_stands_for_a_mount_is_not_adopted(tmp_path: Path, base_tar: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    with Podman(tmp_path / "source") as engine:
+        engine.run("import", base_tar, "localhost/base:1")
+        engine.run("volume", "create", "--opt", "type=none", "--opt", "o=bind", "--opt", f"device={tmp_path}/elsewhere",
+                   "stands-for")  # fmt: skip
+        engine.run("volume", "create", "plain")
+    answer = Lamella(tmp_path / "root").try_run("adopt", str(tmp_path / "source"))
+    assert answer.returncode == 1
+    assert f"volume stands-for: it is what is mounted there by its options, {tmp_path}/elsewhere" in answer.stdout
+    assert "Adopted volume plain" in answer.stdout
+
+
 def test_a_running_container_is_refused_and_its_image_adopted(tmp_path: Path, base_tar: Path) -> None:
     with Podman(tmp_path / "source") as engine:
         engine.run("import", base_tar, "localhost/base:1")

@@ -65,8 +65,10 @@ def read_holding(reader: StoreReader) -> Holding:
             by_chain.setdefault(chain, []).append(image.id)
     for stored in layers.values():
         # Another namespace's or snapshotter's copy of a layer is its image's there.
-        if stored.role == "image" and stored.id not in holders and stored.chain_id in by_chain:
-            holders[stored.id] = by_chain[stored.chain_id]
+        if stored.role == "image" and stored.id not in holders and stored.chain_id is not None:
+            images_there = by_chain.get(stored.chain_id)
+            if images_there is not None:
+                holders[stored.id] = images_there
     used_layers: dict[str, list[str]] = {}
     for container in containers:
         for layer in container.layers:

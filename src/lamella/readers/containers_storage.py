@@ -30,7 +30,7 @@ from lamella.readers.common import (
     parse_json,
     read_json,
 )
-from lamella.readers.libpod import UNKNOWN, PodmanState, read_states
+from lamella.readers.libpod import UNKNOWN, PodmanState, read_states, read_volume_mounts
 from lamella.readers.whole import WholeCatalogue
 from lamella.store.smallfiles import find_small, is_directory, list_names
 
@@ -85,7 +85,8 @@ class ContainersStorageReader(WholeCatalogue):
 
     def volumes(self) -> Sequence[VolumeRecord]:
         """Return Podman's named volumes."""
-        return local_volumes(self.root / "volumes")
+        mounts = read_volume_mounts(self.root, self.problems)
+        return [volume._replace(mounts=mounts.get(volume.name, "")) for volume in local_volumes(self.root / "volumes")]
 
     def layer_directories(self) -> Mapping[str, Path]:
         """Return every directory below the driver's that has the name of a layer."""

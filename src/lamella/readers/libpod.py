@@ -28,6 +28,7 @@ _STATES: Final = {
     8: "running",
 }
 _QUERY: Final = "SELECT c.ID, c.JSON, s.JSON FROM ContainerConfig c JOIN ContainerState s ON c.ID = s.ID LIMIT 100000"
+_VOLUMES: Final = "SELECT Name, JSON FROM VolumeConfig LIMIT 100000"
 
 
 class PodmanState(NamedTuple):
@@ -77,9 +78,37 @@ def read_states(root: Path, problems: list[str]) -> dict[str, PodmanState]:
     return found
 
 
+def read_volume_mounts(root: Path, problems: list[str]) -> dict[str, str]:
+    """Return what the options of each of Podman's volumes mount there, a device or directory; plain ones are left out."""
+    found: dict[str, str] = {}
+    try:
+        for name, text in _volume_documents(root):
+            options = parse_json(text, f"volume {name[:80]}", problems).child("volumeOptions")
+            mounts = options.text("device") or options.text("type")
+            if mounts:
+                found[name] = mounts
+    except DataLoss as error:
+        problems.append(str(error))
+    return found
+
+
+def _volume_documents(root: Path) -> Iterator[tuple[str, str]]:
+    if os.path.lexists(root / "db.sql"):
+        for name, text in _query(root / "db.sql", _VOLUMES):
+            yield name, text
+    elif is_directory(root / "libpod"):
+        try:
+            file = Bolt.open(root / "libpod" / "bolt_state.db")
+        except NotFound:
+            return
+        for name, bucket in file.root.buckets("vol"):
+            yield name, bucket.text("config")
+
+
 def _documents(root: Path) -> Iterator[tuple[str, str, str]]:
     if os.path.lexists(root / "db.sql"):
-        yield from _from_sqlite(root / "db.sql")
+        for container_id, config, state in _query(root / "db.sql", _QUERY):
+            yield container_id, config, state
     elif is_directory(root / "libpod"):
         try:
             file = Bolt.open(root / "libpod" / "bolt_state.db")
@@ -89,7 +118,7 @@ def _documents(root: Path) -> Iterator[tuple[str, str, str]]:
             yield container_id, bucket.text("config"), bucket.text("state")
 
 
-def _from_sqlite(path: Path) -> Iterator[tuple[str, str, str]]:
+def _query(path: Path, query: str) -> Iterator[tuple[str, ...]]:
     """Read the database as it lies there, without its locks: Podman writes it in place of nothing it needs."""
     import sqlite3
     from urllib.parse import quote
@@ -101,7 +130,7 @@ def _from_sqlite(path: Path) -> Iterator[tuple[str, str, str]]:
         connection = sqlite3.connect(f"file:{quote(os.fspath(path))}?mode=ro&immutable=1", uri=True)
         try:
             connection.execute("PRAGMA trusted_schema = OFF")
-            rows = connection.execute(_QUERY).fetchall()
+            rows = connection.execute(query).fetchall()
         finally:
             connection.close()
     except sqlite3.Error as error:
