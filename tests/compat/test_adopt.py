@@ -33,6 +33,10 @@ LABEL made=here
 CMD ["cat", "/two"]
 """
 
+PECULIAR = """\
+echo $HOME $TERM; id -G; grep 192.0.2.7 /etc/hosts; cat /proc/sys/kernel/msgmax; stat -c %t:%T /dev/fuse
+df -k /scratch /dev/shm | awk 'NR>1 {print $2, $6}'; echo t > /scratch/t && stat -c '%a %F' /scratch; exit 7"""
+
 
 class Source:
     """A store that an engine left behind, with what the engine said of it while it lived."""
@@ -90,6 +94,11 @@ def podman(tmp_path_factory: pytest.TempPathFactory, base_tar: Path) -> Source:
                          "--cap-drop", "KILL", "--ulimit", "nofile=100:200", "--security-opt", "no-new-privileges",
                          "--cpu-shares", "300", "built:1", "sh", "-c",
                          "ulimit -n; ulimit -Hn; grep -E 'CapBnd|NoNewPrivs' /proc/self/status; touch /x || echo ro")  # fmt: skip
+        engine.container("run", "peculiar", "--tmpfs", "/scratch:size=1m,mode=0700", "-e", "HOME=/else", "-e", "TERM=vt100",
+                         "--group-add", "10", "--add-host", "other:192.0.2.7", "--label", "kept=yes", "--stop-signal",
+                         "USR1", "--shm-size", "1m", "--sysctl", "kernel.msgmax=4096", "--device", "/dev/fuse", "built:1",
+                         "sh", "-c", PECULIAR)  # fmt: skip
+        engine.run("wait", "peculiar")
         engine.run("save", "--format", "oci-archive", "-o", place / "saved.tar", "built:1")
         images = {name: engine.inspect("image", name) for name in ("base:1", "built:1")}
     return Source(place / "root", place / "saved.tar", images)
@@ -162,6 +171,25 @@ def test_a_dead_dockers_store_is_adopted_whole(docker: Source, tmp_path: Path) -
     lamella.run("start", "-a", "worked")
     assert lamella.run("logs", "worked") == "said\nsaid"
     assert lamella.run("run", "--rm", "--network", "none", "built:1") == "two"
+
+
+def test_mounts_that_docker_makes_are_made_here_or_said_not_to_be(tmp_path: Path, base_tar: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    with Dockerd(tmp_path / "source") as engine:
+        engine.run("import", str(base_tar), "base:1")
+        engine.run("volume", "create", "--opt", "type=none", "--opt", "o=bind", "--opt", f"device={tmp_path}/elsewhere",
+                   "stands-for")  # fmt: skip
+        engine.run("create", "--name", "memory", "--network=none", "--mount", "type=tmpfs,dst=/mem,tmpfs-size=1m",
+                   "base:1", "df", "-k", "/mem")  # fmt: skip
+        engine.run("create", "--name", "bound", "--network=none", "-v", "stands-for:/data", "base:1", "true")
+    lamella = Lamella(tmp_path / "root")
+    planned = lamella.try_run("adopt", "--dry-run", str(tmp_path / "source"))
+    done = lamella.try_run("adopt", str(tmp_path / "source"))
+    for answer in (planned, done):
+        assert answer.returncode == 1
+        assert f"volume stands-for: it is what is mounted there by its options, {tmp_path}/elsewhere" in answer.stdout
+    assert "the container gets an empty one" in done.stdout
+    assert lamella.run("start", "-a", "memory").splitlines()[1].split()[:2] == ["tmpfs", "1024"]
 
 
 def test_images_are_adopted_from_a_docker_that_runs_and_not_into_one(docker: Source, tmp_path: Path) -> None:
@@ -301,6 +329,34 @@ def test_what_podman_confines_a_container_to_is_kept(podman: Source, tmp_path: P
     held = sum(1 << NAMES.index(f"CAP_{name}") for name in names.split())
     assert int(capabilities.split()[1], 16) == held
     assert privileges.split()[1] == "1"
+
+
+def test_what_podman_gives_a_container_is_given_to_it_here(podman: Source, tmp_path: Path) -> None:
+    lamella = Lamella(tmp_path / "root")
+    lamella.run("adopt", str(podman.root))
+    found = lamella.inspect("peculiar")
+    assert (found["State"]["Status"], found["State"]["ExitCode"]) == ("exited", 7)
+    assert found["Created"] < found["State"]["StartedAt"] <= found["State"]["FinishedAt"]
+    assert found["Config"]["Labels"]["kept"] == "yes"
+    assert found["Config"]["StopSignal"] == "SIGUSR1"
+    theirs = lamella.run("logs", "peculiar").splitlines()
+    assert len(theirs) == 8
+    assert lamella.try_run("start", "-a", "peculiar").returncode == 7
+    ours = lamella.run("logs", "peculiar").splitlines()[len(theirs) :]
+    assert [" ".join(line.split()) for line in ours] == [" ".join(line.split()) for line in theirs]
+
+
+def test_a_volume_of_podmans_that_stands_for_a_mount_is_not_adopted(tmp_path: Path, base_tar: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    with Podman(tmp_path / "source") as engine:
+        engine.run("import", base_tar, "localhost/base:1")
+        engine.run("volume", "create", "--opt", "type=none", "--opt", "o=bind", "--opt", f"device={tmp_path}/elsewhere",
+                   "stands-for")  # fmt: skip
+        engine.run("volume", "create", "plain")
+    answer = Lamella(tmp_path / "root").try_run("adopt", str(tmp_path / "source"))
+    assert answer.returncode == 1
+    assert f"volume stands-for: it is what is mounted there by its options, {tmp_path}/elsewhere" in answer.stdout
+    assert "Adopted volume plain" in answer.stdout
 
 
 def test_a_running_container_is_refused_and_its_image_adopted(tmp_path: Path, base_tar: Path) -> None:

@@ -367,6 +367,21 @@ def test_containerd_containers_are_read_as_ctr_lists_them(containerd: Containerd
     assert str(reader.find_container("runs").merged).endswith("/runs/rootfs")
 
 
+def test_containers_of_one_name_are_told_apart(tmp_path: Path, shipped: Path) -> None:
+    with Containerd(tmp_path / "root", "k8s.io") as engine:
+        engine.ctr("images", "import", shipped)
+        for name in ("a" * 64, "b" * 64, "c" * 64):
+            engine.ctr("containers", "create", "--label", "io.kubernetes.container.name=web", "docker.io/library/base:1",
+                       name, "/bin/true")  # fmt: skip
+    reader = open_reader(tmp_path / "root")
+    names = {container.id[0]: container.name for container in reader.containers()}
+    assert names == {"a": "web", "b": f"web-{'b' * 12}", "c": f"web-{'c' * 12}"}
+    assert reader.find_container(f"web-{'c' * 12}").id == "c" * 64
+    taken = Lamella(tmp_path / "taken")
+    taken.run("adopt", str(tmp_path / "root"))
+    assert set(taken.run("ps", "-a", "--format", "{{.Names}}").split()) == set(names.values())
+
+
 def test_an_image_that_was_never_unpacked_has_blobs_and_no_layers(tmp_path: Path, shipped: Path) -> None:
     with Containerd(tmp_path / "root", "k8s.io") as engine:
         engine.ctr("images", "import", "--no-unpack", shipped)

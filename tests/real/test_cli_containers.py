@@ -112,6 +112,29 @@ def test_read_only_capabilities_and_limits(store: Lamella) -> None:
     assert lines == ["ro", "CapEff:\t0000000000000001", "64"]
 
 
+def test_exec_has_the_groups_that_the_container_was_given(store: Lamella) -> None:
+    store.run(
+        "run",
+        "-d",
+        "--name",
+        "grouped",
+        "-u",
+        "7:8",
+        "--group-add",
+        "10",
+        "--group-add",
+        "77",
+        "base:1",
+        "sleep",
+        "600",
+    )
+    try:
+        assert set(store.run("exec", "grouped", "id", "-G").split()) == {"8", "10", "77"}
+        assert set(store.run("exec", "-u", "alice", "grouped", "id", "-G").split()) == {"1000", "10", "77"}
+    finally:
+        store.run("rm", "-f", "grouped")
+
+
 def test_entrypoint_replaces_and_clears_the_images_command(store: Lamella) -> None:
     assert store.run("run", "--rm", "--entrypoint", "echo", "base:1", "a", "-b") == "a -b"
     assert store.try_run("run", "--rm", "--entrypoint", "", "base:1").returncode == 125

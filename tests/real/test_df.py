@@ -106,6 +106,8 @@ def test_what_belongs_to_nobody_is_named(filled: Lamella) -> None:
     (filled.root / "overlay2" / layer / "diff").mkdir(parents=True)
     (filled.root / "overlay2" / layer / "diff" / "file").write_bytes(b"x" * 10_000)
     (filled.root / "left").write_bytes(b"x")
+    (filled.root / "overlay2/odd").mkdir()
+    (filled.root / "vfs/dir" / layer).mkdir(parents=True)
     (filled.root / "image/overlay2/layerdb/tmp/write-set-1").mkdir()
     (filled.root / "containers" / layer).mkdir()
     found = ledger(filled.root)
@@ -113,10 +115,15 @@ def test_what_belongs_to_nobody_is_named(filled: Lamella) -> None:
     assert why == {
         f"overlay2/{layer}": "no layer, container or build names it",
         "left": "Docker keeps nothing of this name here",
+        "overlay2/odd": "no driver gives a name like this to anything",
+        "vfs": "vfs is another driver's: what Docker keeps with that is not looked at here",
         "image/overlay2/layerdb/tmp/write-set-1": "the record of a layer that is being made or was never finished",
         f"containers/{layer}": "no container's record is in it that can be read",
     }
-    assert section(found, "unaccounted")["reclaimable"] == section(found, "unaccounted")["bytes"]
+    kept = next(item["bytes"] for item in found["unaccounted"] if item["path"].endswith("/vfs"))
+    assert section(found, "unaccounted")["reclaimable"] == section(found, "unaccounted")["bytes"] - kept
+    (answer,) = json.loads(filled.run("why", "--json", str(filled.root / "vfs/dir" / layer)))
+    assert (answer["state"], "another driver's" in answer["reason"]) == ("own", True)
     assert "no layer, container or build names it" in filled.run("df")
 
 

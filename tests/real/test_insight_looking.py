@@ -256,6 +256,81 @@ def test_processes_mounts_and_inodes_lead_to_their_container(store: Lamella) -> 
     assert found["path"] == f"{places['UpperDir']}/w"
 
 
+def test_a_path_is_followed_through_the_mounts_of_the_process_that_has_it(store: Lamella, tmp_path: Path) -> None:
+    (tmp_path / "bound").mkdir()
+    script = (
+        "cp /bin/busybox /data/sleep; echo b > /bound/file; echo t > /scr/file; cd /data;"
+        " exec 3> /tmp/open; rm /tmp/open; exec 4> /data/done; exec /data/sleep 600"
+    )
+    store.run("run", "-d", "--name", "mounts", "-v", "mine:/data", "-v", f"{tmp_path}/bound:/bound", "--tmpfs", "/scr",
+              "app:1", "sh", "-c", script)  # fmt: skip
+    try:
+        store.run("exec", "mounts", "sh", "-c", "while ! [ -e /data/done ]; do :; done")
+        container = store.inspect("mounts")
+        pid = container["State"]["Pid"]
+        volume = store.root / "volumes/mine/_data"
+        while os.readlink(f"/proc/{pid}/exe") != "/data/sleep":
+            pass
+        for question, inside in (
+            (str(pid), "/sleep"), (f"/proc/{pid}/exe", "/sleep"), (f"/proc/{pid}/root/data/sleep", "/sleep"),
+            (f"/proc/{pid}/cwd", ""), (f"/proc/{pid}/cwd/sleep", "/sleep"), (f"/proc/{pid}/fd/4", "/done"),
+        ):  # fmt: skip
+            (answer,) = why(question)
+            assert (answer["holder"], answer["volumes"], answer["inside"]) == ("volume", ["mine"], inside), question
+            assert answer["path"] == f"{volume}{inside}"
+            assert (answer["seen_in"]["names"], answer["process"]) == (["mounts"], pid)
+        hosts, bound, scratch, removed, shown = why(
+            f"/proc/{pid}/root/etc/hosts", f"/proc/{pid}/root/bound/file", f"/proc/{pid}/root/scr/file",
+            f"/proc/{pid}/fd/3", f"/proc/{pid}/root/pointer",
+        )  # fmt: skip
+        assert hosts["path"] == container["HostsPath"]
+        assert (bound["state"], str(tmp_path / "bound/file") in bound["reason"]) == ("unknown", True)
+        assert (scratch["state"], "tmpfs mounted at /scr" in scratch["reason"]) == ("unknown", True)
+        assert (removed["holder"], removed["exists"]) == ("container", False)
+        assert "/tmp/open was deleted" in removed["reason"]
+        assert shown["inside"] == "/pointer"
+    finally:
+        store.run("rm", "-f", "mounts")
+
+
+def test_image_diff_tells_of_the_root_directory_itself(store: Lamella, tmp_path: Path) -> None:
+    for name, mode in (("one", 0o755), ("two", 0o711)):
+        files = tmp_path / name
+        files.mkdir(mode=0o755)
+        (files / "file").write_text("same\n")
+        os.utime(files / "file", (1_500_000_000, 1_500_000_000))
+        files.chmod(mode)
+        subprocess.run(["tar", "-C", files, "-cf", tmp_path / f"{name}.tar", "."], check=True)
+        store.run("import", str(tmp_path / f"{name}.tar"), f"{name}:1")
+    found = data(store, "image", "diff", "--json", "one:1", "two:1")
+    assert [(file["path"], file["differs"]) for file in found["files"]] == [("/", ["mode"])]
+    store.run("rmi", "one:1", "two:1")
+
+
+def test_what_is_bound_elsewhere_is_still_its_layers(store: Lamella, tmp_path: Path) -> None:
+    layer = data(store, "explain", "--json", "app:1")["layers"][1]
+    subprocess.run(["mount", "--bind", layer["directory"], tmp_path], check=True)
+    try:
+        (answer,) = why(f"{tmp_path}/tmp/test")
+        assert (answer["layer"]["diff_id"], answer["inside"]) == (layer["diff_id"], "/tmp/test")
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_inodes_of_what_is_mounted_in_a_store_are_not_the_stores(store: Lamella) -> None:
+    place = store.root / "volumes/other/_data"
+    place.mkdir(parents=True)
+    device = store.root.stat().st_dev
+    subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
+    try:
+        (place / "file").write_text("")
+        (answer,) = why(f"{device}:{(place / 'file').stat().st_ino}")
+        assert answer["path"] != str(place / "file")
+    finally:
+        subprocess.run(["umount", place], check=True)
+        subprocess.run(["rm", "-r", store.root / "volumes/other"], check=True)
+
+
 def test_what_nobody_needs_is_an_orphan_and_what_is_in_no_store_unknown(store: Lamella, tmp_path: Path) -> None:
     orphan = store.root / "overlay2" / ("0" * 64)
     (orphan / "diff").mkdir(parents=True)

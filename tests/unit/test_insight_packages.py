@@ -60,6 +60,24 @@ def test_dpkg_lists_and_status_are_read(tmp_path: Path) -> None:
     assert owner(root, b"usr/bin/cu") is None
 
 
+def test_a_diverted_file_is_that_of_the_package_which_it_was_made_way_for(tmp_path: Path) -> None:
+    root = write(
+        tmp_path,
+        {
+            "var/lib/dpkg/info/bash.list": b"/bin/bash\n/bin/sh\n",
+            "var/lib/dpkg/info/dash.list": b"/bin/dash\n/bin/sh\n",
+            "var/lib/dpkg/info/tool.list": b"/usr/bin/tool\n",
+            "var/lib/dpkg/diversions": b"/bin/sh\n/bin/sh.distrib\ndash\n/usr/bin/tool\n/usr/bin/tool.real\n:\ncut",
+            "var/lib/dpkg/status": b"Package: bash\nVersion: 5\n\nPackage: dash\nVersion: 0.5\n\n"
+            b"Package: tool\nVersion: 3\n",
+        },
+    )
+    assert owner(root, b"usr/bin/sh") == Package("dpkg", "dash", "0.5")
+    assert owner(root, b"usr/bin/sh.distrib") == Package("dpkg", "bash", "5")
+    assert owner(root, b"usr/bin/tool.real") == Package("dpkg", "tool", "3")
+    assert owner(root, b"usr/bin/tool") is None  # whatever the administrator put in its place
+
+
 def test_images_without_dpkg_keep_a_file_a_package(tmp_path: Path) -> None:
     root = write(
         tmp_path,

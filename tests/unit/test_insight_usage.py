@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,21 @@ def test_what_changed_just_now_is_not_remembered(tmp_path: Path) -> None:
     young.measure([layer(top)], device(top), now=lambda: top.lstat().st_ctime_ns + SETTLING // 2)
     young.save()
     assert not (tmp_path / "usage").exists()
+
+
+def test_what_a_mount_covers_is_not_counted_and_not_forgotten(tmp_path: Path) -> None:
+    top = tree(tmp_path / "tree")
+    layer = Layer("layer", str(top), str(top))
+    memory = Remembered(tmp_path / "memory")
+    free = memory.measure([layer], device(top), now=lambda: LATER)
+    subprocess.run(["mount", "-t", "tmpfs", "none", top / "down"], check=True)
+    try:
+        (use,) = memory.measure([layer], device(top), now=lambda: LATER).values()
+        (third,) = use.links
+        assert (use.bytes + third.bytes, use.inodes + 1) == du(top)
+    finally:
+        subprocess.run(["umount", top / "down"], check=True)
+    assert memory.measure([layer], device(top), now=lambda: 0) == free
 
 
 def test_layers_that_are_gone_are_forgotten(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from lamella.errors import (
 )
 from lamella.fs.rooted import Root
 from lamella.linux import spawn
+from lamella.model.containerconfig import parse_host_config
 from lamella.model.gojson import encode
 from lamella.model.ids import ContainerID
 from lamella.model.imageconfig import parse_settings
@@ -165,7 +166,7 @@ def _plan(
     except FileNotFoundError as problem:
         raise NotFound(f"container {record.id} is not running") from problem
     with image:
-        found = resolve_user(image, user or settings.user)
+        found = resolve_user(image, user or settings.user, parse_host_config(record.host_config).group_add)
         hostname = settings.hostname or record.id[:12]
         environment = process_environment(
             settings.env, hostname=hostname, terminal=terminal, home=found.home, extra=env

@@ -245,6 +245,8 @@ def runtime_mounts(
     for destination, row in table.items():
         if not isinstance(row, dict):
             raise InvalidArgument(f"the record's mount point {destination} is not an object")
+        if row.get("Type") == "tmpfs":  # dockerd lists it here too; what it is like stands in the host config
+            continue
         if row.get("Type") == "bind" or not row.get("Name"):
             source = str(row.get("Source") or "")
             if not os.path.lexists(source):

@@ -22,6 +22,12 @@ DRIVERS = {
 # Docker's other drivers: a data-root that one of them filled is not to be taken for an empty one.
 _FOREIGN = ("btrfs", "zfs", "fuse-overlayfs", "overlay", "aufs", "devicemapper", "windowsfilter")
 
+# What marks the store of an engine with another layout, where a driver's name may well be a directory too.
+_OTHERS = {
+    "Podman, Buildah or CRI-O": ("overlay-layers", "vfs-layers"),
+    "containerd": ("io.containerd.metadata.v1.bolt",),
+}
+
 
 def open_driver(name: str, root: Path, state: Path) -> Driver:
     """Open the driver *name* on the data-root *root*; *state* is lamella's own directory there.
@@ -36,6 +42,16 @@ def open_driver(name: str, root: Path, state: Path) -> Driver:
 
     driver: Driver = getattr(import_module(module_name), class_name)(root, state)
     return driver
+
+
+def require_own(root: Path) -> None:
+    """Raise Unsupported if another engine, with a layout of its own, keeps its store in *root*."""
+    for engine, marks in _OTHERS.items():
+        if any((root / mark).is_dir() for mark in marks):
+            raise Unsupported(
+                f"{root} is a store of {engine}, which lamella does not change: 'lamella adopt {root}' brings over what "
+                "is in it; for a store of lamella's own use another --root"
+            )
 
 
 def choose_driver(root: Path) -> str:

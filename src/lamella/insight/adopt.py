@@ -254,7 +254,10 @@ class _Run:
         """Bring a volume in, or say what that would do."""
         try:
             if dry_run:
-                return Adopted("volume", name, "", "present" if self._volumes.exists(name) else "planned")
+                if self._volumes.exists(name):
+                    return Adopted("volume", name, "", "present")
+                self._volumes.check(name)
+                return Adopted("volume", name, "", "planned")
             return Adopted("volume", name, "", self._volumes.bring(name))
         except LamellaError as error:
             return Adopted("volume", name, "", "refused", (str(error),))

@@ -19,7 +19,7 @@ from lamella.container.volumes import Volumes, make_mount_points, plan_mounts
 from lamella.errors import AlreadyExists, Conflict, DataLoss, InvalidArgument, Unsupported
 from lamella.fs.rooted import Root
 from lamella.fs.walk import walk
-from lamella.insight.adoptlayers import holds_whole_trees, write_files
+from lamella.insight.adoptlayers import write_files
 from lamella.insight.adoptlimits import plan_confinement
 from lamella.insight.adoptvolumes import VolumeMover
 from lamella.model.containerconfig import host_config_document
@@ -28,7 +28,7 @@ from lamella.model.documents import decode_object
 from lamella.model.gojson import ZERO_TIME
 from lamella.model.ids import ContainerID, generate_name, is_container_id, parse_container_name
 from lamella.model.imageconfig import ContainerSettings, ImageConfig, settings_document
-from lamella.readers.base import ContainerRecord, StoredLayer, StoreReader
+from lamella.readers.base import ContainerFacts, ContainerRecord, StoredLayer, StoreReader
 from lamella.readers.common import Json
 from lamella.store.containerdb import CONFIG, HOST_CONFIG, new_record
 from lamella.store.containerdb import ContainerRecord as Documents
@@ -39,9 +39,11 @@ from lamella.store.smallfiles import find_small
 from lamella.store.transactions import Transaction
 
 _LIMIT: Final = 8 << 20
-_OVERLAY: Final = frozenset({"overlay2", "overlay", "overlayfs"})
 #: What an engine sets by itself; another one sets it otherwise.
-_ENGINE_VARIABLES: Final = frozenset({"HOME", "HOSTNAME", "TERM", "container"})
+_ENGINE_VARIABLES: Final = ("HOME=/root", "TERM=xterm", "container=podman", "container=oci", "container=docker")
+_PROPAGATION: Final = frozenset(
+    {"private", "rprivate", "shared", "rshared", "slave", "rslave", "unbindable", "runbindable"}
+)
 _ENGINE_PLACES: Final = (
     "/dev", "/proc", "/sys", "/run/secrets", "/run/.containerenv", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf",
 )  # fmt: skip
@@ -86,9 +88,10 @@ def adopt_container(
     layer = reader.find_layer(container.layers[-1])
     if layer is None or layer.role == "image":
         raise DataLoss("its writable layer is missing")
+    _refuse_own_root(reader, container, layer)
     below = reader.find_layer(container.layers[-2]) if len(container.layers) > 1 else None
     rw = store.rwlayers.create(owner, top, tx=tx, init=fill_container_init, sync=False)
-    _fill(store, reader, rw, layer, below)
+    _fill(store, rw, layer, below)
     documents = _docker_documents(container)
     if documents is not None:
         for volume in dict.fromkeys(container.volumes):
@@ -102,6 +105,14 @@ def adopt_container(
     return notes
 
 
+def _refuse_own_root(reader: StoreReader, container: ContainerRecord, layer: StoredLayer) -> None:
+    """Raise Unsupported for a container of Podman's whose files are a directory outside its store."""
+    spec = Json(reader.container_spec(container)) if reader.kind == "containers-storage" else Json(None)
+    root = spec.child("root").text("path")
+    if os.path.isabs(root) and layer.directory_id not in root.split("/"):
+        raise Unsupported(f"its files are those of {root}, outside the store: import that directory as an image")
+
+
 def owner_of(container: ContainerRecord) -> ContainerID:
     """Return the ID that a container has here: its own, or for one that is no ID of Docker's always the same."""
     if is_container_id(container.id):
@@ -112,22 +123,22 @@ def owner_of(container: ContainerRecord) -> ContainerID:
 # ------------------------------------------------------------------------------------------------ the files
 
 
-def _fill(store: ImageStore, reader: StoreReader, rw: RWLayer, layer: StoredLayer, below: StoredLayer | None) -> None:
+def _fill(store: ImageStore, rw: RWLayer, layer: StoredLayer, below: StoredLayer | None) -> None:
     """Put a writable layer's files into ours."""
     from lamella.fs.tree import copy_tree
 
     if not layer.directory.is_dir():
         raise DataLoss(f"{layer.directory}, its writable layer, is missing")
-    if reader.driver in _OVERLAY and store.root.driver.name == "overlay2":
+    if not layer.whole and store.root.driver.name == "overlay2":
         target = store.root.path / "overlay2" / rw.mount_id / "diff"
         os.rmdir(target)
         copy_tree(layer.directory, target)
         _settle(target)
         return
-    if below is None and holds_whole_trees(reader):
+    if below is None and layer.whole:
         raise DataLoss("the layer below its writable layer is missing")
     lower = rw.init_id if rw.init_id is not None else None
-    with reading_from(lambda sink: write_files(reader, layer, below, sink)) as stream:
+    with reading_from(lambda sink: write_files(layer, below, sink)) as stream:
         store.root.driver.apply(rw.mount_id, lower, stream)
 
 
@@ -242,17 +253,20 @@ def _mapped_record(
     spec = Json(reader.container_spec(container))
     process = spec.child("process")
     arguments = process.texts("args")
+    hostname = spec.text("hostname") or owner[:12]
+    facts = container.facts or ContainerFacts()
+    own = ContainerSettings() if config is None else config.config
     settings = ContainerSettings(
-        hostname=spec.text("hostname") or owner[:12],
+        hostname=hostname,
         user=_user(process.child("user")),
         tty=process.flag("terminal"),
         open_stdin=process.flag("terminal"),
-        env=tuple(entry for entry in process.texts("env") if entry.partition("=")[0] not in _ENGINE_VARIABLES),
+        env=tuple(entry for entry in process.texts("env") if entry not in (*_ENGINE_VARIABLES, f"HOSTNAME={hostname}")),
         cmd=tuple(arguments),
         image=container.image_name or image,
         working_dir=process.text("cwd"),
-        labels={} if config is None else config.config.labels,
-        stop_signal="" if config is None else config.config.stop_signal,
+        labels={**own.labels, **facts.labels},
+        stop_signal=_signal(facts.stop_signal) or own.stop_signal,
     )
     if not arguments and config is not None:
         image_settings = config.config
@@ -262,8 +276,9 @@ def _mapped_record(
     namespaces = {entry.text("type") for entry in spec.child("linux").children("namespaces")}
     binds = _binds(reader, spec)
     network = "none" if "network" in namespaces or not namespaces else "host"
-    host = plan_confinement(spec, binds=tuple(binds), network=network, notes=notes)
-    planned = plan_mounts(binds=binds, image_volumes=(), mounts=(), tmpfs={})
+    tmpfs = _tmpfs(spec)
+    host = plan_confinement(spec, facts, binds=tuple(binds), tmpfs=tmpfs, network=network, notes=notes)
+    planned = plan_mounts(binds=binds, image_volumes=(), mounts=(), tmpfs=tmpfs)
     record = new_record(
         owner,
         name=_name(store, container),
@@ -278,7 +293,8 @@ def _mapped_record(
         network=host.network_mode,
     )
     if container.status != "created":
-        record.state.update(StartedAt=record.created, FinishedAt=record.created)
+        started = facts.started or record.created
+        record.state.update(StartedAt=started, FinishedAt=max(facts.finished, started), ExitCode=facts.exit_code & 0xFF)
         record.config["HasBeenStartedBefore"] = True
     for one in planned:
         if one.kind == "volume":
@@ -304,6 +320,28 @@ def _name(store: ImageStore, container: ContainerRecord) -> str:
         return parse_container_name(container.name)
     except InvalidArgument:
         return generate_name(store.containers.names())
+
+
+def _signal(text: str) -> str:
+    """Return a signal's name for its name or number, empty for what is neither."""
+    import signal
+
+    try:
+        return signal.Signals(int(text)).name if text.isascii() and text.isdigit() else signal.Signals[text].name
+    except (KeyError, ValueError):
+        return ""
+
+
+def _tmpfs(spec: Json) -> dict[str, str]:
+    """Return the file systems in memory that a spec mounts, with their options, but those that are made anyway."""
+    found: dict[str, str] = {}
+    for mount in spec.children("mounts"):
+        place = mount.text("destination")
+        if mount.text("type") != "tmpfs" or not place.startswith("/") or place == "/":
+            continue
+        if not any(place == own or place.startswith(f"{own}/") for own in _ENGINE_PLACES):
+            found[place] = ",".join(option for option in mount.texts("options") if option not in _PROPAGATION)
+    return found
 
 
 def _binds(reader: StoreReader, spec: Json) -> list[str]:

@@ -120,17 +120,17 @@ def _wanted(
                 Origin("tar-split", lambda: _written(lambda sink: reassemble(tar_split, directory, sink.write)))
             )
         elif layer.directory.is_dir():
-            origins.append(Origin("files", lambda: _written(lambda sink: write_files(reader, layer, below, sink))))
+            origins.append(Origin("files", lambda: _written(lambda sink: write_files(layer, below, sink))))
     return WantedLayer(
         diff_id, tuple(origins), None if layer is None else layer.directory, None if layer is None else layer.size
     )
 
 
-def write_files(reader: StoreReader, layer: StoredLayer, below: StoredLayer | None, sink: BinaryIO) -> None:
+def write_files(layer: StoredLayer, below: StoredLayer | None, sink: BinaryIO) -> None:
     """Write the tar that a layer's files alone make, on top of those of the layer below where each holds all."""
     from lamella.changeset.diff import write_difference, write_layer
 
-    if holds_whole_trees(reader):
+    if layer.whole:
         if below is None:
             from lamella.changeset.diff import write_tree
 
@@ -139,11 +139,6 @@ def write_files(reader: StoreReader, layer: StoredLayer, below: StoredLayer | No
             write_difference(below.directory, layer.directory, sink)
     else:
         write_layer(layer.directory, sink)
-
-
-def holds_whole_trees(reader: StoreReader) -> bool:
-    """Tell whether each layer's directory holds the files of those below as well."""
-    return reader.driver in {"vfs", "native"}
 
 
 def adopt_stack(

@@ -6,7 +6,7 @@ import os
 from typing import Literal
 
 from lamella.container.volumes import Volumes, check_volume_name
-from lamella.errors import InvalidArgument, NotFound
+from lamella.errors import InvalidArgument, NotFound, Unsupported
 from lamella.readers.base import StoreReader
 from lamella.store.drafts import draft
 from lamella.store.imagestore import ImageStore
@@ -26,6 +26,12 @@ class VolumeMover:
         """Tell whether there is a volume of this name here.  Raises InvalidArgument for what can be no name."""
         return os.path.lexists(self._store.root.path / "volumes" / check_volume_name(name))
 
+    def check(self, name: str) -> None:
+        """Raise Unsupported for a volume whose content its engine mounts there from elsewhere."""
+        record = self._records.get(name)
+        if record is not None and record.mounts:
+            raise Unsupported(f"it is what is mounted there by its options, {record.mounts}, which is not adopted")
+
     def need(self, name: str, notes: list[str]) -> None:
         """Bring in a volume that a container mounts, and say so if it is not to be had or another is kept."""
         if name in self._done:
@@ -35,11 +41,13 @@ class VolumeMover:
                 notes.append(f"volume {name}: there is one of this name here, which is kept")
         except NotFound:
             notes.append(f"volume {name} is not in the store: the container gets an empty one")
+        except Unsupported as error:
+            notes.append(f"volume {name}: {error}; the container gets an empty one")
         except InvalidArgument:
             notes.append(f"volume {name!r:.80} has no name that a volume can have here: left out")
 
     def bring(self, name: str) -> Outcome:
-        """Copy one volume with all it holds; one that is here already stays as it is.  Raises NotFound."""
+        """Copy one volume with all it holds; one that is here already stays as it is.  Raises NotFound, Unsupported."""
         from lamella.fs.atomic import fsync_dir
         from lamella.fs.tree import copy_tree
 
@@ -49,6 +57,7 @@ class VolumeMover:
             raise NotFound(f"no such volume: {name}")
         if present:
             return "present"
+        self.check(name)
         root = self._store.root
         target = root.path / "volumes" / name
         with draft(root, mode=0o701) as made:

@@ -12,7 +12,7 @@ import msgspec
 from lamella.insight.mergedtree import Fate, MergedTree, Node
 from lamella.insight.packages import Package, Packages
 from lamella.insight.stack import Mark, Stack, clean, kind_of
-from lamella.insight.subject import LayerName, Subject, find_subject, name_layer, open_stack
+from lamella.insight.subject import LayerName, Subject, find_subject, hold_whole_trees, name_layer, open_stack
 from lamella.readers.base import StoredLayer, StoreReader
 
 
@@ -110,7 +110,7 @@ def blame_paths(reader: StoreReader, name: str, paths: Sequence[bytes]) -> list[
     """Say where each of *paths* is from.  Raises NotFound for the image or a missing layer, InvalidArgument."""
     subject = find_subject(reader, name)
     layers = subject.require_layers()
-    with open_stack(reader, layers) as stack:
+    with open_stack(layers) as stack:
         packages = Packages(stack)
         return [_blame(subject, layers, stack, packages, path) for path in paths]
 
@@ -201,7 +201,7 @@ def blame_image(reader: StoreReader, name: str, *, offenders: int = 20) -> Image
         elif largest and entry > largest[0]:
             heapq.heapreplace(largest, entry)
 
-    tree = MergedTree(sizes=True, whole=reader.driver == "vfs", report=report)
+    tree = MergedTree(sizes=True, whole=hold_whole_trees(layers), report=report)
     for layer in layers:
         tree.add(layer.directory)
     for _, node in tree.files():

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from lamella.insight.surroundings import Surroundings
 from lamella.model.digest import hex_of, is_hex64
+from lamella.model.ids import is_cache_id
 from lamella.readers.base import ContainerRecord, ImageRecord, StoredLayer, StoreReader
 from lamella.store.smallfiles import list_names
 
@@ -43,6 +44,10 @@ _STORAGE = frozenset(
      "secrets", "volumes", "lost+found", "sigstore"}
 )  # fmt: skip
 _VOLUME_FILES = frozenset({"metadata.db", "backingFsBlockDev"})
+DRIVER_NAMES = frozenset(
+    {"aufs", "btrfs", "devicemapper", "fuse-overlayfs", "overlay", "overlay2", "vfs", "zfs", "windowsfilter"}
+)
+OTHER_DRIVER = " is another driver's: what Docker keeps with that is not looked at here"
 PROBES = ("check-overlayfs-support", "metacopy-check", "opaque-bug-check", "userxattr-check", "backingFsBlockDev",
            "lamella-overlay-trial-", ".", "staging", "tempdirs", "compat")  # fmt: skip
 
@@ -136,6 +141,8 @@ def _claim_docker(
     claims.unknown(root, "Docker keeps nothing of this name here", besides=DOCKER_NAMES | {reader.driver})
     claims.unknown(f"{root}/containers", "no container's record is in it that can be read")
     claims.unknown(f"{root}/volumes", "no volume: there is no _data in it", besides=_VOLUME_FILES)
+    for name in DRIVER_NAMES - {reader.driver}:
+        claims.claim(f"{root}/{name}", Owner("unaccounted", f"{root}/{name}", f"{name}{OTHER_DRIVER}"))
     claims.claim(f"{root}/buildkit", Owner("build", "buildkit", "catalogue"))
     claims.unknown(f"{image}/layerdb/sha256", "the record of no layer: its removal is not finished, or it is damaged")
     claims.unknown(f"{image}/layerdb/tmp", "the record of a layer that is being made or was never finished")
@@ -237,6 +244,8 @@ def _directory_rule(home: str, reader: StoreReader) -> Rule:
         path = f"{home}/{name}"
         if reader.kind != "docker":
             return Owner("unaccounted", path, "the engine's catalogue names no such layer")
+        if not is_cache_id(name):
+            return Owner("unaccounted", path, "no driver gives a name like this to anything")
         if not around:
             around.append(Surroundings(reader.root))
         if around[0].is_pooled(name.removesuffix("-init")):

@@ -17,6 +17,7 @@ import msgspec
 from lamella.errors import DataLoss, NotFound
 from lamella.fs.atomic import write_file
 from lamella.insight.mergedtree import Counts, MergedTree, TooMany, directories_of
+from lamella.insight.subject import hold_whole_trees
 from lamella.readers.base import StoredLayer, StoreReader
 from lamella.store.smallfiles import find_small, is_directory
 
@@ -46,7 +47,7 @@ def count_layers(reader: StoreReader, layers: Sequence[StoredLayer | None], *, l
     missing = [index for index, layer in enumerate(layers) if layer is not None and found[index] is None]
     if not missing:
         return Counted(tuple(found), True, ())
-    whole = reader.driver == "vfs"
+    whole = hold_whole_trees(layers)
     within = None
     if len(missing) < len(layers) and not whole:
         within = {path for index in missing for path in _directories(layers[index])}

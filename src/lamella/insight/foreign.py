@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lamella.drivers import require_own
 from lamella.errors import LamellaError, Unsupported
 from lamella.insight.contents import Task, check_contents
 from lamella.insight.findings import Finding
@@ -42,6 +43,10 @@ def find_foreign(root: Path) -> StoreReader | None:
     """
     from lamella.readers.detect import open_reader
 
+    try:
+        require_own(root)
+    except Unsupported:  # also where Docker's directories lie beside its own
+        return open_reader(root)
     if any(list_names(root / name) for name in ("image/overlay2", "image/vfs", "overlay2", "vfs/dir")):
         return None
     try:
@@ -91,5 +96,4 @@ def _tasks(reader: StoreReader, *, deep: bool) -> Iterator[Task]:
         except LamellaError:
             continue
         if tar_split is not None and tar_split.exists():
-            whole = reader.driver == "vfs"
-            yield Task(layer.id, layer.directory, tar_split, None, layer.diff_id, deep, whole)
+            yield Task(layer.id, layer.directory, tar_split, None, layer.diff_id, deep, layer.whole)

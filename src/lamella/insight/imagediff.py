@@ -17,7 +17,7 @@ from lamella.changeset.changes import ChangeKind
 from lamella.changeset.xattrs import travels
 from lamella.insight.mergedtree import Counts, MergedTree, Node
 from lamella.insight.stack import Stack, kind_of
-from lamella.insight.subject import LayerName, Subject, find_subject, name_layer, open_stack
+from lamella.insight.subject import LayerName, Subject, find_subject, hold_whole_trees, name_layer, open_stack
 from lamella.model.imageconfig import ImageConfig, settings_document
 from lamella.readers.base import StoredLayer, StoreReader
 
@@ -105,9 +105,9 @@ def diff_images(
     layers: list[LayerChange] = []
     problems: list[str] = []
     if by_layer:
-        layers = _by_layer(reader, sides, stacks, shared, problems)
+        layers = _by_layer(sides, stacks, shared, problems)
     elif stacks[0] != stacks[1]:
-        files = _flattened(reader, stacks, content=content, problems=problems)
+        files = _flattened(stacks, content=content, problems=problems)
     configs = [side.image.config if side.image is not None else ImageConfig() for side in sides]
     return ImageDifference(
         old=sides[0].id,
@@ -120,17 +120,15 @@ def diff_images(
     )
 
 
-def _flattened(
-    reader: StoreReader, stacks: list[list[StoredLayer]], *, content: bool, problems: list[str]
-) -> list[FileChange]:
+def _flattened(stacks: list[list[StoredLayer]], *, content: bool, problems: list[str]) -> list[FileChange]:
     trees: list[MergedTree] = []
     for layers in stacks:
-        tree = MergedTree(whole=reader.driver == "vfs")
+        tree = MergedTree(whole=hold_whole_trees(layers))
         for layer in layers:
             tree.add(layer.directory)
         problems += tree.problems
         trees.append(tree)
-    with open_stack(reader, stacks[0]) as old, open_stack(reader, stacks[1]) as new:
+    with open_stack(stacks[0]) as old, open_stack(stacks[1]) as new:
         comparison = _Comparison((old, new), stacks, content=content)
         return sorted(comparison.run(trees[0].root, trees[1].root), key=lambda item: os.fsencode(item.path))
 
@@ -145,6 +143,11 @@ class _Comparison:
 
     def run(self, old: Node, new: Node) -> Iterator[FileChange]:
         """Yield what differs, in no order."""
+        tops = [Node(len(layers) - 1, 0, {}) for layers in self._ids]
+        if all(self._ids) and not self._same_layer(*tops):
+            change = self._changed(b"", *tops)
+            if change is not None:
+                yield change
         waiting: list[tuple[bytes, dict[bytes, Node], dict[bytes, Node]]] = [
             (b"", old.children or {}, new.children or {})
         ]
@@ -223,9 +226,9 @@ class _Comparison:
         return 0 if status is None else status.st_rdev
 
     def _attributes(self, which: int, node: Node, path: bytes) -> dict[bytes, bytes]:
-        fd, name = self._views[which].open_parent(node.layer, path)
+        fd, name = self._views[which].open_parent(node.layer, path or b"root")
         try:
-            place = b"/proc/self/fd/%d/%b" % (fd, name)
+            place = b"/proc/self/fd/%d/%b" % (fd, name if path else b".")
             names = [os.fsencode(key) for key in os.listxattr(place, follow_symlinks=False)]
             return {key: os.getxattr(place, key, follow_symlinks=False) for key in names if travels(key)}
         except OSError:
@@ -255,7 +258,7 @@ class _Comparison:
 
 
 def _by_layer(
-    reader: StoreReader, sides: list[Subject], stacks: list[list[StoredLayer]], shared: int, problems: list[str]
+    sides: list[Subject], stacks: list[list[StoredLayer]], shared: int, problems: list[str]
 ) -> list[LayerChange]:
     found = [LayerChange("both", name_layer(sides[0], stacks[0], index), 0, 0, 0, ()) for index in range(shared)]
     for word, side, layers in zip(("old", "new"), sides, stacks, strict=True):
@@ -264,7 +267,7 @@ def _by_layer(
         def note(kind: ChangeKind, path: bytes, changes: list[tuple[str, str]] = changes) -> None:
             changes.append((_WORDS[kind], _shown(path)))
 
-        tree = MergedTree(whole=reader.driver == "vfs", event=note)
+        tree = MergedTree(whole=hold_whole_trees(layers), event=note)
         for index, layer in enumerate(layers):
             changes.clear()
             counts: Counts = tree.add(layer.directory)

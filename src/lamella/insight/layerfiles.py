@@ -146,7 +146,7 @@ def read_layer_files(reader: StoreReader, layer_id: str, stack: str) -> LayerFil
     layer = reader.find_layer(layer_id)
     if layer is None:
         raise NotFound(f"No such layer: {layer_id}")
-    whole = reader.driver == "vfs"
+    whole = layer.whole
     if not stack:
         found, problems = _fold(_parents(reader, layer) if whole else [layer], whole=whole)
         return LayerFiles(layer, 1, _collect(found, set(), 0), 0, problems)

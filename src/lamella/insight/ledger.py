@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from lamella.insight.claims import ENGINE, Claims, Owner, make_claims, record_directory, record_owner
 from lamella.insight.usage import Layer, Link, Remembered, Use, measure, measure_all
+from lamella.model.digest import ChainID, chain_ids
 from lamella.readers.base import ContainerRecord, ImageRecord, StoredLayer, StoreReader
 from lamella.store.smallfiles import is_directory
 
@@ -57,6 +58,17 @@ def read_holding(reader: StoreReader) -> Holding:
     for image in images.values():
         for layer in image.layers:
             holders.setdefault(layer, []).append(image.id)
+    copies = {layer.chain_id for layer in layers.values() if layer.role == "image" and layer.id not in holders}
+    by_chain: dict[ChainID, list[str]] = {}
+    for image in images.values() if copies - {None} else ():
+        for chain in chain_ids(image.diff_ids):
+            by_chain.setdefault(chain, []).append(image.id)
+    for stored in layers.values():
+        # Another namespace's or snapshotter's copy of a layer is its image's there.
+        if stored.role == "image" and stored.id not in holders and stored.chain_id is not None:
+            images_there = by_chain.get(stored.chain_id)
+            if images_there is not None:
+                holders[stored.id] = images_there
     used_layers: dict[str, list[str]] = {}
     for container in containers:
         for layer in container.layers:

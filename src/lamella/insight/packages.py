@@ -46,6 +46,7 @@ class Packages:
         self._apk: dict[bytes, Package] | None = None
         self._lists: dict[bytes, bytes] | None = None
         self._status: bytes | None = None
+        self._diversions: list[tuple[bytes, bytes, bytes]] | None = None
         self._rpm_done = False
         self._rpm: object = None
 
@@ -77,11 +78,31 @@ class Packages:
     def _find_dpkg(self, path: bytes) -> Package | None:
         if self._lists is None:
             self._lists = dict(self._read_lists())
+        away, here = self._diverted(b"/" + path)
         for name, listing in self._lists.items():
-            if b"\n/" + path + b"\n" in listing:
-                package = name.partition(b":")[0]
-                return Package("dpkg", os.fsdecode(name), self._dpkg_version(package))
+            if b"\n" + (away or b"/" + path) + b"\n" in listing:
+                owner = name.partition(b":")[0]
+                # Of the name that was made free only the one who had it done has the file, of the other all the others.
+                if here is not None and (owner == here) == bool(away):
+                    continue
+                return Package("dpkg", os.fsdecode(name), self._dpkg_version(owner))
         return None
+
+    def _diverted(self, path: bytes) -> tuple[bytes, bytes | None]:
+        """Return the name under which packages list a file that was diverted to *path*, and who had it diverted.
+
+        Of a file that was diverted away from *path* only the latter.
+        """
+        if self._diversions is None:
+            raw = self._stack.read(_DPKG + b"/diversions", _LIST_LIMIT) or b""
+            lines = raw.splitlines()
+            self._diversions = list(zip(lines[::3], lines[1::3], lines[2::3], strict=False))
+        for origin, target, package in self._diversions:
+            if path == target:
+                return origin, package
+            if path == origin:
+                return b"", package
+        return b"", None
 
     def _read_lists(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield each package's list of files, every path between newlines with a slash before it."""

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from lamella.errors import LamellaError
 from lamella.insight.history import build_steps
-from lamella.insight.stack import Stack, clean, kind_of
+from lamella.insight.stack import clean, kind_of
+from lamella.insight.subject import open_stack
 from lamella.readers.base import StoredLayer, StoreReader
 
 
@@ -86,7 +87,7 @@ def _look(reader: StoreReader, layers: Sequence[str], path: bytes) -> Version | 
     stored = [layer for name in layers if (layer := reader.find_layer(name)) is not None]
     if not stored:
         return None
-    with Stack([layer.directory for layer in stored], whole=reader.driver == "vfs") as stack:
+    with open_stack(stored) as stack:
         found = stack.find(path)
         if found is None:
             return None
@@ -94,4 +95,5 @@ def _look(reader: StoreReader, layers: Sequence[str], path: bytes) -> Version | 
         if stat.S_ISLNK(found.status.st_mode):
             with suppress(OSError):
                 target = stack.readlink(found.layer, found.path)
-    return Version(found.path, stored[found.layer], kind_of(found.status.st_mode), found.status, target, ())
+        layer = stored[stack.origin(found)]
+    return Version(found.path, layer, kind_of(found.status.st_mode), found.status, target, ())

@@ -72,9 +72,12 @@ def reclaim_store(
     """Move every orphan of the data-root at *root* to quarantine, and delete what has been there *keep_days*.
 
     *now* deletes all of the quarantine, what was just moved there too; *dry_run* only tells.  Raises InUse while a
-    dockerd runs there, unless it is only to be told.
+    dockerd runs there, unless it is only to be told; Unsupported for another engine's store.
     """
+    from lamella.insight.foreign import require_docker
+
     root = require_root(root)
+    require_docker(root)
     quarantine = Quarantine(root)
     if dry_run:
         with shared(root):

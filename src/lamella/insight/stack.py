@@ -161,6 +161,12 @@ class Stack:
                 done.append(name)
             return Visible(b"/".join(done), *place.here())
 
+    def origin(self, found: Visible) -> int:
+        """Return the layer that made what is visible; where each holds a whole tree, the topmost shows all there is."""
+        if not self.whole:
+            return found.layer
+        return next((mark.layer for mark in reversed(self.marks(found.path)) if mark.act == "writes"), found.layer)
+
     def resolve(self, path: bytes) -> bytes:
         """Return *path* with the links above its last name followed in the view, also where nothing is visible now."""
         parts = clean(path)

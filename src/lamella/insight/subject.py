@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -133,9 +133,14 @@ def name_layer(subject: Subject, layers: Sequence[StoredLayer], index: int) -> L
     )
 
 
-def open_stack(reader: StoreReader, layers: list[StoredLayer]) -> Stack:
+def open_stack(layers: Sequence[StoredLayer]) -> Stack:
     """Return the merged view of layers, base first."""
-    return Stack([layer.directory for layer in layers], whole=reader.driver == "vfs")
+    return Stack([layer.directory for layer in layers], whole=hold_whole_trees(layers))
+
+
+def hold_whole_trees(layers: Iterable[StoredLayer | None]) -> bool:
+    """Tell whether the directory of each layer of a stack holds the files of those below as well."""
+    return any(layer is not None and layer.whole for layer in layers)
 
 
 def image_name(image: ImageRecord | None) -> str:

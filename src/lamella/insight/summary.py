@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from lamella.insight.claims import OTHER_DRIVER
 from lamella.insight.ledger import LIVE, Accounts, Sum
 
 SECTIONS: Final = {
@@ -149,7 +150,7 @@ def make_ledger(accounts: Accounts) -> Ledger:
         "logs": sum(item.log for item in containers if item.status not in LIVE),
         "volumes": sum(item.reclaimable for item in volumes),
         "build": sum(item.reclaimable for item in cache),
-        "unaccounted": sum(item.bytes for item in unaccounted if not item.why.endswith(_BUSY)),
+        "unaccounted": sum(item.bytes for item in unaccounted if not item.why.endswith(_KEPT)),
     }
     reclaimable["containers"] -= reclaimable["logs"]
     sections = []
@@ -180,7 +181,7 @@ def make_ledger(accounts: Accounts) -> Ledger:
     )
 
 
-_BUSY = ("set it aside", "may be making it")
+_KEPT = ("set it aside", "may be making it", OTHER_DRIVER)
 
 
 def layer_sum(accounts: Accounts, layer: str) -> Sum:

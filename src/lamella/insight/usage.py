@@ -27,6 +27,7 @@ from typing import Final, NamedTuple
 
 from lamella.errors import DataLoss, LamellaError
 from lamella.fs.walk import DirectoryStack, directory_stack
+from lamella.linux.mountinfo import read_mountinfo
 from lamella.store.smallfiles import find_small
 
 SETTLING: Final = 60 * 10**9
@@ -193,6 +194,7 @@ class Remembered:
         found: dict[str, Use] = {}
         missing: dict[str, tuple[Layer, Identity]] = {}
         kept: dict[str, tuple[Identity, Use]] = {}
+        covered = _above_mounts()
         for layer in layers:
             identity = _identity(layer, device)
             if identity is None:
@@ -200,8 +202,9 @@ class Remembered:
             known = self._known.get(layer.key)
             if known is not None and known[0] == identity and not recount:
                 kept[layer.key] = known
-                found[layer.directory] = known[1]
-            else:
+                if layer.directory not in covered:
+                    found[layer.directory] = known[1]
+            if layer.directory not in found:
                 missing[layer.directory] = (layer, identity)
         self._changed |= len(kept) < len(self._known)
         self._known = kept
@@ -209,7 +212,7 @@ class Remembered:
             found[directory] = use
             layer, identity = missing[directory]
             settled = max(identity[1], identity[3]) + SETTLING < now()
-            if use.whole and settled and _identity(layer, device) == identity:
+            if use.whole and layer.directory not in covered and settled and _identity(layer, device) == identity:
                 self._known[layer.key] = (identity, use)
                 self._changed = True
         return found
@@ -223,6 +226,17 @@ class Remembered:
         with suppress(OSError):
             write_file(self._path, _format(self._known), sync=False)
             self._changed = False
+
+
+def _above_mounts() -> set[str]:
+    """Return the directories that something is mounted in: what that covers is there, and du does not see it."""
+    found: set[str] = set()
+    for entry in read_mountinfo():
+        place = os.path.dirname(entry.target)
+        while place not in found:
+            found.add(place)
+            place = os.path.dirname(place)
+    return found
 
 
 def _identity(layer: Layer, device: int) -> Identity | None:

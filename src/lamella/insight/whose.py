@@ -15,7 +15,7 @@ import msgspec
 
 from lamella.errors import LamellaError, NotFound
 from lamella.insight.answer import Answer, LayerFacts, Named, StepFacts
-from lamella.insight.claims import DOCKER_NAMES, PROBES
+from lamella.insight.claims import DOCKER_NAMES, DRIVER_NAMES, OTHER_DRIVER, PROBES
 from lamella.insight.history import build_steps, plan_steps, step_of_layer
 from lamella.insight.subject import container_subject, image_name, name_layer, open_stack
 from lamella.model.digest import PREFIX, DiffID, chain_ids, is_hex64
@@ -93,6 +93,8 @@ class _Question:
                 return self._held(holder, _OWN_PARTS[part], state="own")
             case ["containers", _, *_] if self._reader.kind == "docker":
                 return self._stranger("Docker keeps only containers there")
+            case [part, *_] if self._reader.kind == "docker" and part in DRIVER_NAMES - {self._reader.driver}:
+                return self._held("store", f"{part}{OTHER_DRIVER}", state="own")
             case [part, *_] if self._reader.kind == "docker" and part not in DOCKER_NAMES | {self._reader.driver}:
                 return self._stranger("Docker keeps nothing of this name there")
         return self._held("store", "it is one of the store's own records", state="own")
@@ -145,36 +147,56 @@ class _Question:
         layer = self._reader.find_layer_by_directory(directory_id)
         if layer is None:
             return self._orphaned_directory(directory_id)
-        if below and below[0] in {"merged", "rootfs"} and self._reader.driver != "vfs":
+        if below and below[0] in {"merged", "rootfs"} and not layer.whole:
             return self._merged(layer, below[1:])
-        part = [] if self._reader.driver == "vfs" else list(layer.directory.parts[-1:])
+        part = [] if layer.whole else list(layer.directory.parts[-1:])
         inside = below[1:] if part and below[:1] == part else (below if not part else [])
         return self._layer(layer, inside)
 
     def _merged(self, layer: StoredLayer, names: list[str]) -> Answer:
         """Answer for a path that is seen through a mount: it is from whichever layer shows it."""
+        if layer.role == "image":
+            return self._of_image(layer, names)
         containers = [item for item in self._reader.containers() if layer.id in item.layers]
         if not containers:
             return self._layer(layer, [])
         return self.seen_in(containers[0], names)
+
+    def _of_image(self, top: StoredLayer, names: Sequence[str]) -> Answer:
+        """Answer for a path of an image that is mounted at its topmost layer's place, as Podman does."""
+        layers: list[StoredLayer] = []
+        layer: StoredLayer | None = top
+        while layer is not None and layer not in layers:
+            layers.insert(0, layer)
+            layer = None if layer.parent is None else self._reader.find_layer(layer.parent)
+        with open_stack(layers) as stack:
+            found = stack.find(os.fsencode("/".join(names)))
+        if found is None:
+            return self._layer(top, [])
+        place = os.path.join(layers[found.layer].directory, os.fsdecode(found.path)).rstrip("/")
+        answer = self._layer(layers[found.layer], os.fsdecode(found.path).split("/") if found.path else [])
+        return msgspec.structs.replace(answer, path=place)
 
     def seen_in(self, container: ContainerRecord, names: Sequence[str]) -> Answer:
         """Answer for a path as a container has it."""
         subject = container_subject(self._reader, container)
         layers = [place.layer for place in subject.places if place.layer is not None]
         wanted = os.fsencode("/".join(names))
-        with open_stack(self._reader, layers) as stack:
+        with open_stack(layers) as stack:
             path = stack.resolve(wanted)
             found = stack.find(path)
+            number = 0 if found is None else stack.origin(found)
         if found is None:
             return msgspec.structs.replace(
                 self._layer(layers[-1], []),
                 reason=f"nothing is visible at /{os.fsdecode(path)} in container {container.name or container.id[:12]}",
+                path=os.path.join(layers[-1].directory, os.fsdecode(path)),
                 exists=False,
+                seen_in=_named(container),
             )
-        layer = layers[found.layer]
+        layer = layers[number]
         answer = self._layer(layer, os.fsdecode(found.path).split("/") if found.path else [])
-        described = name_layer(subject, layers, found.layer)
+        described = name_layer(subject, layers, number)
         step = answer.step
         if step is None and described.step is not None:
             step = StepFacts(container.image, described.step, described.number, described.instruction)

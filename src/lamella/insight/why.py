@@ -2,7 +2,8 @@
 
 A question is a process ID, ``DEVICE:INODE`` as ``find -printf %D:%i`` and ``stat -c %d:%i`` print it (or ``MAJOR:MINOR:
 INODE``, or the ``dev=`` and ``inode=`` of an audit record), a line of a mount table, or a path: below a store's root,
-seen through a container's mount, or below ``/proc/PID/root``.
+seen through a container's mount, a bind of it or below it, or as a process has it: below ``/proc/PID/root``, or its
+``cwd``, ``exe`` or one of ``fd``.
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from lamella.errors import DataLoss, LamellaError, NotFound, Unsupported
-from lamella.insight.answer import Answer
+from lamella.insight.answer import Answer, Named
+from lamella.insight.inodes import device_at, device_of, find_inode
 from lamella.insight.mounts import option
+from lamella.insight.spots import Spot, places_of, spot_in, spot_of
+from lamella.insight.stack import Stack
 from lamella.insight.whose import seen_in, whose
 from lamella.linux.mountinfo import MountEntry, parse_mountinfo, read_mountinfo
 from lamella.readers.base import ContainerRecord, StoreReader
@@ -27,11 +32,7 @@ from lamella.store.smallfiles import is_directory
 USUAL_ROOTS: Final = (
     "/var/lib/lamella", "/var/lib/docker", "/var/lib/containers/storage", "/var/lib/containerd",
 )  # fmt: skip
-_INODE: Final = re.compile(r"([0-9]+):([0-9]+)", re.ASCII)
-_DEVICE_INODE: Final = re.compile(r"([0-9a-fA-F]+):([0-9a-fA-F]+):([0-9]+)", re.ASCII)
-_AUDIT_DEVICE: Final = re.compile(r"\bdev=([0-9a-fA-F]+):([0-9a-fA-F]+)", re.ASCII)
-_AUDIT_INODE: Final = re.compile(r"\b(?:inode|ino)=([0-9]+)", re.ASCII)
-_PROCESS_ROOT: Final = re.compile(r"/proc/([0-9]+)/root(?:/(.*))?", re.ASCII | re.DOTALL)
+_PROCESS: Final = re.compile(r"/proc/([0-9]+)/(root|cwd|exe|fd/[0-9]+)(?:/(.*))?", re.ASCII | re.DOTALL)
 _ID: Final = re.compile(rb"[0-9a-f]{64}", re.ASCII)
 _MARKS: Final = (
     "image", "overlay2", "vfs", "overlay-layers", "vfs-layers", "io.containerd.metadata.v1.bolt", "containerd",
@@ -58,14 +59,14 @@ class _Search:
 
     def answer(self) -> Answer:
         text = self._asked.strip()
-        if device := _device_of(text):
+        if device := device_of(text):
             return self._inode(*device)
         if text.isascii() and text.isdigit():
-            return self._process(int(text), None)
+            return self._process(int(text))
         if not os.path.lexists(text) and (" " in text or "\t" in text):
             return self._mount(text)
-        if match := _PROCESS_ROOT.fullmatch(text):
-            return self._process(int(match[1]), match[2] or "")
+        if match := _PROCESS.fullmatch(text):
+            return self._seen_by(int(match[1]), match[2], match[3] or "")
         return self._path(os.path.abspath(self._asked))
 
     # ------------------------------------------------------------------------------------------------ paths
@@ -75,11 +76,10 @@ class _Search:
             found = self._below_root(candidate)
             if found is not None:
                 return found
-        entry = _mount_over(path)
-        if entry is not None and entry.fstype == "overlay":
-            found = self._overlay(entry, os.path.relpath(path, entry.target))
-            if found is not None:
-                return found
+        spot = spot_in(read_mountinfo(), "/", path)
+        found = self._mounted(spot)
+        if found is not None:
+            return found
         if not os.path.lexists(path):
             raise NotFound(f"{path}: no such file or directory, and it is not in a store")
         return self._unknown("it is in no store: none of the directories above it is an engine's root")
@@ -118,6 +118,16 @@ class _Search:
             raise NotFound(f"{line[:200]!r} is neither a path nor a line of a mount table")
         return self._path(target)
 
+    def _mounted(self, spot: Spot) -> Answer | None:
+        """Answer for what lies in an overlay, or is seen elsewhere in a store too."""
+        if spot.entry is not None and spot.entry.fstype == "overlay":
+            return self._overlay(spot.entry, spot.inside)
+        for place in places_of(spot):
+            found = self._below_root(place)
+            if found is not None:
+                return found
+        return None
+
     def _overlay(self, entry: MountEntry, inside: str) -> Answer | None:
         """Answer for a path in an overlay mount: the container's whose writable layer it has, else its layers'."""
         upper = option(entry.super_options, "upperdir")
@@ -128,16 +138,32 @@ class _Search:
                 owner = None if layer is None else _owner(reader, layer.id)
                 if owner is not None:
                     return seen_in(reader, self._asked, owner, names)
-            return self._layer_path(upper)
-        lower = option(entry.super_options, "lowerdir").partition(":")[0]
-        return self._layer_path(lower) if lower else None
+        lowers = [place for place in option(entry.super_options, "lowerdir").split(":") if place]
+        places = [*reversed(lowers), *([upper] if upper else [])]
+        found = self._joined(places, inside) if names and all(map(os.path.isabs, places)) else None
+        if found is not None:
+            return found
+        return self._layer_path(upper or lowers[0]) if places else None
+
+    def _joined(self, places: Sequence[str], inside: str) -> Answer | None:
+        """Answer for a path in an overlay that is no container's root, where the directory that shows it lies."""
+        try:
+            with Stack([Path(os.path.realpath(place)) for place in places]) as stack:
+                found = stack.find(os.fsencode(inside))
+        except (LamellaError, OSError):
+            return None
+        if found is None:
+            return None
+        place = os.path.join(os.path.realpath(places[found.layer]), os.fsdecode(found.path))
+        return self._below_root(place) or self._unknown(f"it is {place}, which is in no store")
 
     def _layer_path(self, place: str) -> Answer | None:
         """Answer for a directory that mount options name, absolute or as the driver's directory has it."""
         if os.path.isabs(place):
             return self._below_root(place)
         for reader, directory_id in self._named_by(place):
-            if reader.find_layer_by_directory(directory_id) is not None or place.startswith("l/"):
+            short = place.startswith("l/") and os.path.islink(reader.root / reader.driver / place)
+            if short or reader.find_layer_by_directory(directory_id) is not None:
                 home = ["vfs", "dir"] if reader.driver == "vfs" else [reader.driver]
                 return whose(reader, self._asked, [*home, *place.split("/")])
         return None
@@ -177,46 +203,107 @@ class _Search:
 
     # ------------------------------------------------------------------------------------------------ processes
 
-    def _process(self, pid: int, inside: str | None) -> Answer:
-        """Answer for a process, or for a path as it sees it."""
+    def _process(self, pid: int) -> Answer:
+        """Answer for a process: the container that it runs in or serves, and where its program is from."""
+        entries, names = self._look_at(pid)
+        home = self._home(entries)
+        if home is None:
+            found = self._serves(names)
+            if found is None:
+                found = self._unknown(f"process {pid} does not run in a container of any store that was found")
+            return msgspec.structs.replace(found, process=pid)
+        reader, container = home
+        name = container.name or container.id[:12]
+        reason = f"process {pid} runs in container {name}"
+        found = seen_in(reader, self._asked, container, [])
+        with suppress(OSError):
+            spot = spot_of(entries, f"/proc/{pid}/exe")
+            program = self._at(spot, entries, home)
+            if program.state != "unknown":
+                said = program.reason.partition(": it ")[2] or program.reason.removeprefix("it ")
+                reason, found = f"{reason}; its program {spot.path} {said}", program
+            else:
+                reason = f"{reason}; its program {spot.path} is from no layer: {program.reason}"
+        return msgspec.structs.replace(found, reason=reason, process=pid)
+
+    def _seen_by(self, pid: int, kind: str, rest: str) -> Answer:
+        """Answer for a path as a process has it: below its root, or where one of its links leads."""
+        entries, _ = self._look_at(pid)
+        if kind == "root":
+            spot = spot_in(entries, f"/proc/{pid}/root", rest)
+        else:
+            try:
+                spot = spot_of(entries, f"/proc/{pid}/{kind}")
+            except OSError:
+                raise NotFound(f"process {pid} has no {kind}") from None
+            if rest and spot.entry is not None:
+                spot = spot_in(entries, f"/proc/{pid}/root", f"{spot.path}/{rest}")
+        return msgspec.structs.replace(self._at(spot, entries, self._home(entries)), process=pid)
+
+    def _at(
+        self, spot: Spot, entries: Sequence[MountEntry], home: tuple[StoreReader, ContainerRecord] | None
+    ) -> Answer:
+        """Answer for where a path of a process lies; *home* is the container that the process runs in."""
+        entry = spot.entry
+        if entry is None:
+            return self._unknown(f"it is {spot.path}, which is in no file system that is mounted there")
+        if home is not None and entry is _root_of(entries):
+            reader, container = home
+            names = [] if spot.deleted else spot.inside.split("/")
+            found: Answer | None = seen_in(reader, self._asked, container, names)
+        else:
+            found = self._mounted(spot)
+        if found is None:
+            where = next(iter(places_of(spot)), "")
+            text = f"it lies in {entry.fstype} mounted at {entry.target}" + (f", here {where}" if where else "")
+            found = self._unknown(f"{text}, and in no store")
+        if home is not None and found.seen_in is None:
+            owner = Named(home[1].id, (home[1].name or home[1].id[:12],), home[1].status)
+            reason = f"seen in container {owner.names[0]}: {found.reason}"
+            found = msgspec.structs.replace(found, reason=reason, seen_in=owner)
+        if spot.deleted:
+            reason = f"{spot.path} was deleted, and is kept by whoever has it open; {found.reason.partition(': ')[2] or found.reason}"
+            found = msgspec.structs.replace(found, reason=reason, exists=False)
+        return found
+
+    def _look_at(self, pid: int) -> tuple[list[MountEntry], bytes]:
+        """Return the mounts of a process, and what names the container that it may run in or serve."""
         try:
             entries = read_mountinfo(pid)
-            names = Path(f"/proc/{pid}/cgroup").read_bytes() + Path(f"/proc/{pid}/cmdline").read_bytes()
+            return entries, Path(f"/proc/{pid}/cgroup").read_bytes() + Path(f"/proc/{pid}/cmdline").read_bytes()
         except (OSError, ValueError):
             raise NotFound(f"there is no process {pid}, or its mounts cannot be read") from None
-        root = next((entry for entry in reversed(entries) if entry.target == "/"), None)
-        found: Answer | None = None
-        if root is not None and root.fstype == "overlay":
-            path = _executable(pid) if inside is None else inside
-            found = self._overlay(root, path.lstrip("/") or ".")
-        if found is None:
-            found = self._mentioned(root, names, inside)
-        if found is None:
-            return msgspec.structs.replace(
-                self._unknown(f"process {pid} does not run in a container of any store that was found"), process=pid
-            )
-        if found.seen_in is not None and inside is None:
-            what = "" if not found.inside else f"; its program {found.inside} {found.reason.partition(': it ')[2]}"
-            found = msgspec.structs.replace(
-                found, reason=f"process {pid} runs in container {found.seen_in.names[0]}{what}"
-            )
-        return msgspec.structs.replace(found, process=pid)
 
-    def _mentioned(self, root: MountEntry | None, names: bytes, inside: str | None) -> Answer | None:
+    def _home(self, entries: Sequence[MountEntry]) -> tuple[StoreReader, ContainerRecord] | None:
+        """Return the container that has a process's root as its writable layer, and its store."""
+        root = _root_of(entries)
+        if root is None or (root.fstype != "overlay" and root.root == "/"):
+            return None
+        if root.fstype == "overlay":
+            places = [option(root.super_options, "upperdir")]
+        else:
+            places = list(places_of(Spot(root, root.target)))
+        for place in filter(None, places):
+            for reader, directory_id in self._named_by(place):
+                layer = reader.find_layer_by_directory(directory_id)
+                if layer is None or (os.path.isabs(place) and os.fspath(layer.directory) != place):
+                    continue
+                owner = _owner(reader, layer.id)
+                if owner is not None:
+                    return reader, owner
+        return None
+
+    def _serves(self, names: bytes) -> Answer | None:
         """Find the container whose ID a process has in its control group or its arguments, as monitors have."""
         wanted = {found.decode() for found in _ID.findall(names)}
-        for reader in self._readers():
+        for reader in self._readers() if wanted else ():
             for container in reader.containers():
-                own = next((layer for layer in reversed(container.layers)), "")
-                mounted = root is not None and own and own in root.root
-                if container.id in wanted or mounted:
-                    found = seen_in(reader, self._asked, container, (inside or "").split("/"))
-                    if not mounted and inside is None:
-                        # The runtime's monitor, which runs beside the container.
-                        return msgspec.structs.replace(
-                            found, reason=f"it serves container {container.name}", seen_in=None, holder="container"
-                        )
-                    return found
+                if container.id in wanted:
+                    found = seen_in(reader, self._asked, container, [])
+                    # The runtime's monitor, which runs beside the container.
+                    return msgspec.structs.replace(
+                        found, reason=f"it serves container {container.name}", seen_in=None, holder="container"
+                    )
         return None
 
     # ------------------------------------------------------------------------------------------------ inodes
@@ -225,18 +312,18 @@ class _Search:
         """Look an inode up by its number: every name below the stores of that device is looked at until it is found."""
         looked = False
         for entry in read_mountinfo():
-            if entry.fstype == "overlay" and _device(entry.target) == device:
+            if entry.fstype == "overlay" and device_at(entry.target) == device:
                 looked = True
                 for option_name in ("upperdir", "lowerdir"):
                     for place in option(entry.super_options, option_name).split(":"):
-                        found = _find_inode(place, inode) if os.path.isabs(place) else None
+                        found = find_inode(place, inode) if os.path.isabs(place) else None
                         answer = None if found is None else self._below_root(os.path.realpath(found))
                         if answer is not None:
                             return answer
         for reader in self._readers():
-            if _device(os.fspath(reader.root)) == device:
+            if device_at(os.fspath(reader.root)) == device:
                 looked = True
-                path = _find_inode(os.fspath(reader.root), inode)
+                path = find_inode(os.fspath(reader.root), inode)
                 if path is not None:
                     return whose(reader, self._asked, path[len(os.fspath(reader.root)) :].split("/"))
         if not looked:
@@ -255,66 +342,6 @@ def _mounted_roots() -> Iterator[str]:
             place = "/".join(parts[:depth])
             if upper.startswith("/") and any(os.path.isdir(f"{place}/{name}") for name in _MARKS):
                 yield place
-
-
-def _device_of(text: str) -> tuple[int, int] | None:
-    """Parse ``DEVICE:INODE``, ``MAJOR:MINOR:INODE`` or an audit record."""
-    if match := _INODE.fullmatch(text):
-        return int(match[1]), int(match[2])
-    if match := _DEVICE_INODE.fullmatch(text):
-        # The audit log spells both numbers in two or more hexadecimal digits.
-        base = 16 if len(match[1]) > 1 and len(match[2]) > 1 else 10
-        try:
-            return os.makedev(int(match[1], base), int(match[2], base)), int(match[3])
-        except ValueError:
-            return None
-    device, inode = _AUDIT_DEVICE.search(text), _AUDIT_INODE.search(text)
-    if device is not None and inode is not None:
-        return os.makedev(int(device[1], 16), int(device[2], 16)), int(inode[1])
-    return None
-
-
-def _device(path: str) -> int | None:
-    try:
-        return os.stat(path).st_dev
-    except OSError:
-        return None
-
-
-def _find_inode(top: str, inode: int) -> str | None:
-    """Return a path below *top*, or itself, with this inode number, on the same file system and through no link."""
-    try:
-        status = os.lstat(top)
-    except OSError:
-        return None
-    if status.st_ino == inode:
-        return top
-    waiting = [top]
-    while waiting:
-        directory = waiting.pop()
-        try:
-            # A mount point lists the number that it covers; what is mounted there has numbers of its own.
-            if directory.endswith(("/merged", "/shm")) and os.lstat(directory).st_dev != status.st_dev:
-                continue
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    if entry.inode() == inode:
-                        return entry.path
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-        except OSError:
-            continue
-    return None
-
-
-def _mount_over(path: str) -> MountEntry | None:
-    """Return the mount that *path* is seen through."""
-    best: MountEntry | None = None
-    for entry in read_mountinfo():
-        below = path == entry.target or path.startswith(entry.target.rstrip("/") + "/")
-        if below and (best is None or len(entry.target) >= len(best.target)):
-            best = entry
-    return best
 
 
 def _target_of(line: str) -> str | None:
@@ -338,8 +365,5 @@ def _owner(reader: StoreReader, layer_id: str) -> ContainerRecord | None:
     return next((item for item in reader.containers() if layer_id in item.layers[-2:]), None)
 
 
-def _executable(pid: int) -> str:
-    try:
-        return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
-    except OSError:
-        return ""
+def _root_of(entries: Sequence[MountEntry]) -> MountEntry | None:
+    return next((entry for entry in reversed(entries) if entry.target == "/"), None)

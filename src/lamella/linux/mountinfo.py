@@ -18,6 +18,8 @@ class MountEntry(NamedTuple):
     source: str
     options: str
     super_options: str
+    device: str = ""
+    """``MAJOR:MINOR``."""
 
 
 def read_mountinfo(pid: str | int = "self") -> list[MountEntry]:
@@ -45,6 +47,7 @@ def parse_mountinfo(text: bytes) -> list[MountEntry]:
                 _unescape(source),
                 _unescape(fields[5]),
                 _unescape(super_options),
+                os.fsdecode(fields[2]),
             )
         )
     return entries

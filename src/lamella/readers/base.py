@@ -36,6 +36,8 @@ class StoredLayer(NamedTuple):
     size: int | None = None
     """Bytes of its files as the engine recorded them."""
     created: str = ""
+    whole: bool = False
+    """Whether the directory holds the files of the layers below as well, as with ``vfs`` and ``native``."""
 
 
 class ImageRecord:
@@ -96,6 +98,22 @@ class ImageRecord:
         return self._config
 
 
+class ContainerFacts(NamedTuple):
+    """What an engine other than Docker knows of a container beside its OCI spec."""
+
+    labels: Mapping[str, str] = {}
+    stop_signal: str = ""
+    """Its name, or its number in digits."""
+    extra_hosts: tuple[str, ...] = ()
+    """``NAME:ADDRESS`` each."""
+    shm_size: int | None = None
+    """Bytes."""
+    exit_code: int = 0
+    started: str = ""
+    """When it was started last; empty if that is not known."""
+    finished: str = ""
+
+
 class ContainerRecord(NamedTuple):
     """One container."""
 
@@ -118,6 +136,8 @@ class ContainerRecord(NamedTuple):
     """What the engine keeps about it."""
     volumes: tuple[str, ...] = ()
     """Names of the volumes that are mounted in it."""
+    facts: ContainerFacts | None = None
+    """What no OCI spec says; None if Docker's own documents say all."""
 
 
 class VolumeRecord(NamedTuple):
@@ -126,6 +146,8 @@ class VolumeRecord(NamedTuple):
     name: str
     directory: Path
     created: str = ""
+    mounts: str = ""
+    """What its options have the engine mount there, a device or directory; empty for a plain one."""
 
 
 class StoreReader(Protocol):

@@ -45,6 +45,10 @@ class Json:
         value = self._table.get(key)
         return [Json(item) for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
+    def words(self) -> dict[str, str]:
+        """Return all that is a string, by its key."""
+        return {key: value for key, value in self._table.items() if isinstance(value, str)}
+
     def flag(self, key: str) -> bool:
         """Tell whether a key is true."""
         return self._table.get(key) is True
@@ -119,7 +123,9 @@ def local_volumes(home: Path) -> tuple[VolumeRecord, ...]:
             changed = os.lstat(directory).st_ctime_ns
         except FileNotFoundError:
             continue
-        found.append(VolumeRecord(name, directory / "_data", format_time(changed // 10**9 * 10**9)))
+        options = Json(read_json(directory / "opts.json", []))
+        mounts = options.text("MountDevice") or options.text("MountType")
+        found.append(VolumeRecord(name, directory / "_data", format_time(changed // 10**9 * 10**9), mounts))
     return tuple(found)
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from lamella.errors import DataLoss, LamellaError, NotFound
 from lamella.model.digest import PREFIX, ChainID, DiffID, Digest, ImageID, chain_ids, hex_of, is_hex64
-from lamella.readers.base import ContainerRecord, ImageRecord, Role, StoredLayer, VolumeRecord
+from lamella.readers.base import ContainerFacts, ContainerRecord, ImageRecord, Role, StoredLayer, VolumeRecord
 from lamella.readers.bolt import Bolt, Bucket, decode_signed_varint, decode_time, decode_varint
 from lamella.readers.common import Running, familiar_names, leads_away, local_volumes, parse_json
 from lamella.readers.content import Content, Resolved
@@ -27,6 +27,7 @@ _CATALOGUE = "io.containerd.metadata.v1.bolt"
 _SNAPSHOTTER = "io.containerd.snapshotter.v1."
 #: Snapshotters whose snapshots are directories, and what of ``snapshots/N`` holds the files.
 _PLACES = {"overlayfs": "fs", "native": ""}
+_OWN_LABELS = "io.containerd."
 _DANGLING = "moby-dangling"
 _DOCKER_NAMESPACE = "moby"
 
@@ -50,6 +51,8 @@ class _Container(NamedTuple):
     """One container of the catalogue."""
 
     id: str
+    """Its name; one that an earlier namespace has too gets its namespace before it."""
+    name: str
     namespace: str
     image: str
     snapshotter: str
@@ -92,7 +95,7 @@ class ContainerdReader(WholeCatalogue):
         return self._layers
 
     def containers(self) -> Sequence[ContainerRecord]:
-        """Return all containers of all namespaces, Docker's by its own documents."""
+        """Return all containers of all namespaces, named like snapshots; Docker's by its own documents."""
         return self._containers
 
     def volumes(self) -> Sequence[VolumeRecord]:
@@ -157,12 +160,15 @@ class ContainerdReader(WholeCatalogue):
                     continue
                 names.setdefault(found.id, []).extend(_references(name, digest))
                 resolved.setdefault(found.id, (found, namespace))
-        present = {layer.chain_id: layer.id for layer in self._layers_by_key.values() if layer.role == "image"}
+        present: dict[tuple[str, str], dict[ChainID, str]] = {}
+        for (space, snapshotter, _), layer in self._layers_by_key.items():
+            if layer.role == "image" and layer.chain_id is not None:
+                present.setdefault((space, snapshotter), {})[layer.chain_id] = layer.id
         images: dict[ImageID, tuple[ImageRecord, Resolved, str]] = {}
         for image_id, (found, namespace) in resolved.items():
             tags, digests = familiar_names(names[image_id])
             chains = chain_ids(found.config.diff_ids)
-            layers = tuple(present[chain] for chain in chains if chain in present)
+            layers = self._unpacked(namespace, chains, present)
             record = ImageRecord(
                 image_id,
                 names=tags,
@@ -174,6 +180,19 @@ class ContainerdReader(WholeCatalogue):
             )
             images[image_id] = (record, found, namespace)
         return images
+
+    def _unpacked(
+        self, namespace: str, chains: Sequence[ChainID], present: Mapping[tuple[str, str], Mapping[ChainID, str]]
+    ) -> tuple[str, ...]:
+        """Return an image's snapshots, all of one snapshotter and namespace: where most are, best its own namespace."""
+        best: tuple[str, ...] = ()
+        rank = (0, False, False)
+        for (space, snapshotter), known in present.items():
+            found = tuple(known[chain] for chain in chains if chain in known)
+            mine = (len(found), space == namespace, snapshotter == self.driver)
+            if found and mine > rank:
+                best, rank = found, mine
+        return best
 
     @cached_property
     def _blobs(self) -> dict[DiffID, Path]:
@@ -217,6 +236,7 @@ class ContainerdReader(WholeCatalogue):
                 chain_id=chain,
                 size=snapshot.size if snapshot.kind == 3 else None,
                 created=snapshot.created,
+                whole=not _PLACES[snapshot.snapshotter],
             )
         return found
 
@@ -292,19 +312,21 @@ class ContainerdReader(WholeCatalogue):
 
     @cached_property
     def _catalogued(self) -> list[_Container]:
-        return [
-            _Container(
-                id=name,
-                namespace=namespace,
-                image=bucket.text("image"),
-                snapshotter=bucket.text("snapshotter"),
-                snapshot_key=bucket.text("snapshotKey"),
-                created=decode_time(bucket.get("createdat") or b""),
-                bucket=bucket,
-            )
-            for namespace, catalogue in self._namespaces
-            for name, bucket in catalogue.buckets("containers")
-        ]
+        found: dict[str, _Container] = {}
+        for namespace, catalogue in self._namespaces:
+            for name, bucket in catalogue.buckets("containers"):
+                own = name if name not in found else f"{namespace}/{name}"
+                found[own] = _Container(
+                    id=own,
+                    name=name,
+                    namespace=namespace,
+                    image=bucket.text("image"),
+                    snapshotter=bucket.text("snapshotter"),
+                    snapshot_key=bucket.text("snapshotKey"),
+                    created=decode_time(bucket.get("createdat") or b""),
+                    bucket=bucket,
+                )
+        return list(found.values())
 
     @cached_property
     def _containers(self) -> tuple[ContainerRecord, ...]:
@@ -313,7 +335,13 @@ class ContainerdReader(WholeCatalogue):
         by_name: dict[str, str] = {}
         for record, _, _ in self._images.values():
             by_name.update(dict.fromkeys((*record.names, *record.digests), record.id))
-        return tuple(self._container(item, by_name) for item in self._catalogued)
+        found: dict[str, ContainerRecord] = {}
+        for item in self._catalogued:
+            one = self._container(item, by_name)
+            if one.name in found:  # Kubernetes gives one name to the containers of many pods
+                one = one._replace(name=f"{one.name}-{one.id[:12]}")
+            found[one.name] = one
+        return tuple(found.values())
 
     def _container(self, item: _Container, by_name: Mapping[str, str]) -> ContainerRecord:
         layers = self._stack(item.namespace, item.snapshotter, item.snapshot_key)
@@ -322,9 +350,10 @@ class ContainerdReader(WholeCatalogue):
         labels = item.bucket.texts("labels")
         tags, digests = familiar_names([item.image])
         familiar = next(iter((*tags, *digests)), item.image)
+        plain = item.name if item.id == item.name else f"{item.namespace}-{item.name}"
         return ContainerRecord(
             id=item.id,
-            name=labels.get("nerdctl/name") or labels.get("io.kubernetes.container.name") or item.id,
+            name=labels.get("nerdctl/name") or labels.get("io.kubernetes.container.name") or plain,
             image=by_name.get(familiar, item.image if item.image.startswith(PREFIX) else ""),
             image_name=familiar,
             created=item.created,
@@ -332,6 +361,10 @@ class ContainerdReader(WholeCatalogue):
             pid=pid,
             layers=layers,
             merged=self._running.merged(place) if place is not None else None,
+            facts=ContainerFacts(
+                labels={key: value for key, value in labels.items() if not key.startswith(_OWN_LABELS)},
+                stop_signal=labels.get(f"{_OWN_LABELS}image.config.stop-signal", ""),
+            ),
         )
 
     def _docker_containers(self, docker: Path) -> Iterator[ContainerRecord]:

@@ -30,7 +30,7 @@ from lamella.readers.common import (
     parse_json,
     read_json,
 )
-from lamella.readers.libpod import UNKNOWN, PodmanState, read_states
+from lamella.readers.libpod import UNKNOWN, PodmanState, read_states, read_volume_mounts
 from lamella.readers.whole import WholeCatalogue
 from lamella.store.smallfiles import find_small, is_directory, list_names
 
@@ -85,7 +85,8 @@ class ContainersStorageReader(WholeCatalogue):
 
     def volumes(self) -> Sequence[VolumeRecord]:
         """Return Podman's named volumes."""
-        return local_volumes(self.root / "volumes")
+        mounts = read_volume_mounts(self.root, self.problems)
+        return [volume._replace(mounts=mounts.get(volume.name, "")) for volume in local_volumes(self.root / "volumes")]
 
     def layer_directories(self) -> Mapping[str, Path]:
         """Return every directory below the driver's that has the name of a layer."""
@@ -172,6 +173,7 @@ class ContainersStorageReader(WholeCatalogue):
             diff_id=diff_id,
             size=record.number("diff-size"),
             created=record.text("created"),
+            whole=self.driver == "vfs",
         )
 
     def _image_layers(self, records: Mapping[str, Json]) -> set[str]:
@@ -246,7 +248,9 @@ class ContainersStorageReader(WholeCatalogue):
         own = is_directory(directory.parent) and is_directory(directory)
         pid = 0
         if known:
-            pid = live_process(podman.pid, layer) or self._running.find(self._directory(layer))
+            # One with a root of its own outside the store has only files that are bound into it to be known by.
+            trace = container_id if podman.config.text("rootfs") else layer
+            pid = live_process(podman.pid, trace) or self._running.find(self._directory(layer))
         status = podman.status
         if pid:
             status = "paused" if status == "paused" else "running"
@@ -266,6 +270,7 @@ class ContainersStorageReader(WholeCatalogue):
             log=first_file(directory / "ctr.log") if own else None,
             directory=directory if own else None,
             volumes=tuple(volume.text("volumeName") for volume in podman.config.children("namedVolumes")),
+            facts=podman.facts,
         )
 
     def _directory(self, layer: str) -> Path:

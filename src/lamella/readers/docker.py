@@ -275,6 +275,7 @@ class DockerReader:
             chain_id=chain,
             diff_id=layer.diff_id,
             size=layer.size,
+            whole=self.driver == "vfs",
         )
         self._known[chain] = found
         return found
@@ -286,7 +287,8 @@ class DockerReader:
         pairs: tuple[tuple[str | None, Role], ...] = ((mount.init_id, "init"), (mount.mount_id, "writable"))
         for layer_id, role in pairs:
             if layer_id is not None and not self._leads_away(layer_id):
-                found.append(StoredLayer(layer_id, role, below, self.layer_directory(layer_id), layer_id))
+                directory, whole = self.layer_directory(layer_id), self.driver == "vfs"
+                found.append(StoredLayer(layer_id, role, below, directory, layer_id, whole=whole))
                 below = layer_id
         return found
 

@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from lamella.drivers import choose_driver, open_driver
+from lamella.drivers import choose_driver, open_driver, require_own
 from lamella.drivers.base import Driver
 from lamella.errors import LamellaError, NotFound, PermissionDenied, Unavailable
 from lamella.linux.locks import locked
@@ -92,7 +92,7 @@ class DataRoot:
     def open(cls, path: Path, *, driver: str | None = None, create: bool = True) -> DataRoot:
         """Open the data-root at ``path``; ``create`` makes it if it does not exist.
 
-        A data-root on a read-only file system opens for reading.  Raises NotFound, or Unsupported if no driver works.
+        A data-root on a read-only file system opens for reading.  Raises NotFound, or Unsupported if no driver works or it is another engine's.
         """
         try:
             resolved = Path(os.path.realpath(path, strict=True))
@@ -104,6 +104,7 @@ class DataRoot:
         if not resolved.is_dir():
             raise NotFound(f"{path}: not a directory")
         writable = not os.statvfs(resolved).f_flag & os.ST_RDONLY
+        require_own(resolved)
         name = driver or choose_driver(resolved)
         return cls(resolved, open_driver(name, resolved, resolved / "lamella"), writable=writable)
 
