@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 
 from lamella.insight.adoptlimits import plan_confinement
 from lamella.model.containerconfig import HostConfig, Ulimit
+from lamella.readers.base import ContainerFacts
 from lamella.readers.common import Json
 from lamella.runtime.capabilities import NAMES, plan_capabilities
 
 
 def planned(spec: object) -> tuple[HostConfig, list[str]]:
     notes: list[str] = []
-    return plan_confinement(Json(spec), binds=(), network="none", notes=notes), notes
+    return plan_confinement(Json(spec), ContainerFacts(), binds=(), tmpfs={}, network="none", notes=notes), notes
 
 
 def held(host: HostConfig) -> set[str]:
