@@ -171,6 +171,7 @@ class Documents:
             "version": now.stamp,
             "id": identity,
             "role": "missing" if layer is None else layer.role,
+            "number": now.depth(identity),
             "parent": None if layer is None else layer.parent,
             "directory": None if layer is None else str(layer.directory),
             "directory_id": None if layer is None else layer.directory_id,
