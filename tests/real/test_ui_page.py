@@ -651,6 +651,17 @@ def test_the_keyboard_is_never_led_nowhere(few: ServedPage, opened: Opener) -> N
     page.press("Enter")
     page.wait("document.querySelector('.verdict')")
     assert page.run("document.activeElement.id") == "check-run"
+    said = "document.getElementById('said').textContent"
+    assert page.run(said) == page.texts(".verdict")[0]
+    page.press("/")
+    page.wait("document.activeElement.id === 'filter'")
+    page.press("Enter")
+    page.wait("document.activeElement.classList.contains('box')")
+    page.press("Enter")
+    page.wait("document.querySelector('.inspector .steps')")
+    assert page.run(said) == "Image team0/service-0000:1.0 is open; Tab leads into it"
+    page.press("Tab")
+    assert page.run("document.activeElement.getAttribute('aria-label')") == "Close"
     change(page, few)
     page.wait("document.querySelector('.outdated')")
 
@@ -691,3 +702,24 @@ def test_layers_are_numbered_as_explain_numbers_them(store: Lamella, served: Ser
     assert page.texts(".steps .n") == explained == ["1", "2", "·", "3"]
     page.run("document.querySelectorAll('.steps a')[2].click()")
     page.wait("document.querySelector('.inspector .kicker').textContent === 'Layer 3 · step 4'")
+
+
+def test_what_cannot_be_read_is_told_of(tmp_path: Path, opened: Opener) -> None:
+    root = make_many(tmp_path / "root", images=4)
+    config = next((root / "image/overlay2/imagedb/content/sha256").iterdir())
+    whole = config.read_bytes()
+    with ServedPage(root) as served:
+        page = opened(served)
+        page.wait("document.querySelectorAll('.box.image').length === 4")
+        assert not page.run("document.getElementById('problems').clientWidth")
+        config.write_text("{<b>")
+        os.utime(config.parent)
+        page.wait("document.querySelectorAll('.box.image').length === 3")
+        page.wait("document.getElementById('problems').textContent === '1 record cannot be read'")
+        page.click("#problems")
+        page.wait("!document.getElementById('view-check').hidden")
+        (told,) = page.texts("#unread li")
+        assert f"image sha256:{config.name}: its config is damaged" in told
+        config.write_bytes(whole)
+        os.utime(config.parent)
+        page.wait("document.querySelectorAll('#unread li').length === 0")

@@ -65,6 +65,7 @@ class Documents:
             "containers": len(now.containers),
             "running": sum(container.status == "running" for container in now.containers.values()),
             "problems": now.reader.problems[:MOST_NAMES],
+            "problem_count": len(now.reader.problems),
         }
 
     def stacks(self, start: int, end: int, wanted: str = "", *, steps: bool = False) -> Document:

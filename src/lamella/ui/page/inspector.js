@@ -42,6 +42,7 @@ export class Inspector {
     if (content) {
       const top = same ? this.element.scrollTop : 0;
       this.map = content.map || null;
+      this.title = `${content.kicker} ${content.title}`;
       replace(this.element, el("header", {},
         el("div", {}, el("p", { class: "kicker", text: content.kicker }), el("h2", { class: content.mono ? "mono" : null, text: content.title })),
         el("button", { class: "ghost", type: "button", "aria-label": "Close", title: "Close (Esc)", text: "×", onclick: () => this.onClose() })), ...content.body);
@@ -57,6 +58,7 @@ export class Inspector {
     this.turn += 1;
     this.shown = null;
     this.map = null;
+    this.title = "";
     this.element.hidden = true;
     this.element.replaceChildren();
   }

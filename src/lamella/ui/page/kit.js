@@ -34,6 +34,8 @@ export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+export const tell = (text) => say(document.getElementById("said"), text);
+
 export async function ask(name, question = {}, { raw = "", signal } = {}) {
   const query = Object.entries(question)
     .filter(([, value]) => value !== "" && value !== false && value !== null && value !== undefined)
@@ -110,6 +112,13 @@ export function facts(rows) {
 export function figures(rows) {
   return el("dl", { class: "figures" }, rows.map(([name, value, state]) =>
     el("div", {}, el("dt", { text: name }), el("dd", { class: state || null, text: value }))));
+}
+
+// What a reader could not make out, of *total* such things.
+export function unread(problems, total = problems.length) {
+  if (!problems.length) return [];
+  return [el("ul", { class: "unread" }, problems.map((each) => el("li", { text: shown(each) })),
+    total > problems.length ? el("li", { class: "muted", text: `and ${(total - problems.length).toLocaleString("en")} more` }) : null)];
 }
 
 export function problem(error) {

@@ -1,6 +1,6 @@
 // The page as a whole: which view is shown, what is open, keys, and following the store.
 
-import { ask, count, say, shown } from "./kit.js";
+import { ask, count, say, shown, tell, unread } from "./kit.js";
 import { Inspector } from "./inspector.js";
 import { Stacks } from "./stacks.js";
 import { Check, Find, Ledger } from "./views.js";
@@ -46,6 +46,7 @@ async function openPanel([kind, id, stack]) {
   stacks.select(kind, id);
   const focus = inspector.element.hidden === false && inspector.element.contains(document.activeElement);
   await inspector.open(kind, id, stack || "", { focus });
+  if (inspector.title) tell(`${inspector.title} is open; Tab leads into it`);
   await stacks.reveal(kind, id, stack || "").catch(() => {});
 }
 
@@ -71,6 +72,9 @@ async function refresh() {
   $("root").title = shown(store.root);
   $("kind").textContent = `${{ docker: "Docker", "containers-storage": "Podman", containerd: "containerd" }[store.kind] || store.kind} · ${store.driver}`;
   totals = [count(store.images, "image"), count(store.layers, "layer"), count(store.containers, "container")].join(" · ");
+  $("problems").hidden = !store.problem_count;
+  $("problems").textContent = `${count(store.problem_count, "record")} cannot be read`;
+  $("unread").replaceChildren(...unread(store.problems, store.problem_count));
   await stacks.refresh();
   if (view === "stacks" && inspector.shown) await inspector.follow();
   if (view === "find" && find.path) find.run(find.path);

@@ -1,6 +1,6 @@
 // Files of a layer by size: nested boxes, to be entered; what the layers above hide is hatched.
 
-import { ask, count, el, problem, replace, shown, size } from "./kit.js";
+import { ask, count, el, problem, replace, shown, size, unread } from "./kit.js";
 
 // Split a rectangle among weights, keeping the pieces near to square.
 export function squarify(weights, left, top, width, height) {
@@ -56,8 +56,9 @@ export class TreeMap {
     this.map = el("div", { class: "map", role: "group", "aria-label": "Files by size. Enter goes into a directory, Backspace back up.", onkeydown: (event) => this.key(event) });
     this.summary = el("div");
     this.list = el("div");
+    this.troubles = el("div");
     this.element = el("div", { class: "files" }, this.summary, this.crumbs, this.map,
-      el("p", { class: "key" }, el("span", {}, el("i"), "hidden by a layer above")), this.list);
+      el("p", { class: "key" }, el("span", {}, el("i"), "hidden by a layer above")), this.troubles, this.list);
     new ResizeObserver(() => { if (this.document && this.map.clientWidth && this.map.clientWidth !== this.width) this.paint(); }).observe(this.map);
   }
 
@@ -97,6 +98,7 @@ export class TreeMap {
       el("button", { type: "button", "aria-current": index === all.length - 1 ? "true" : null, onclick: () => this.open(this.trail.slice(0, index), { focus: true }) },
         index === 0 ? "/" : `${shown(step.name)}/`)));
     this.paint();
+    this.troubles.replaceChildren(...unread(document.problems));
     const rows = document.items.filter((item) => item.kind !== "rest").slice(0, 8);
     this.list.replaceChildren(rows.length ? el("table", {}, el("thead", {}, el("tr", {}, el("th", { text: "Name" }), el("th", { class: "n", text: "Size" }), el("th", { class: "n", text: "Hidden" }))),
       el("tbody", {}, rows.map((item) => el("tr", {},

@@ -1,6 +1,6 @@
 // The views beside the drawing: a path in all images, the ledger, the check.
 
-import { ask, brief, chips, count, el, link, problem, replace, short, shown, size, when } from "./kit.js";
+import { ask, brief, chips, count, el, link, problem, replace, short, shown, size, tell, unread, when } from "./kit.js";
 
 export class Find {
   constructor(form, input, found) {
@@ -33,6 +33,7 @@ export class Find {
     if (turn !== this.turn || (text && text === this.text)) return;
     this.text = text;
     replace(this.found, ...content);
+    tell(this.found.firstChild.textContent);
   }
 }
 
@@ -40,9 +41,9 @@ function answer(document) {
   const total = document.versions.reduce((sum, version) => sum + version.count, 0);
   const kinds = document.versions.length;
   const everyone = total + document.absent_count + document.unreadable.length;
-  const content = [el("p", { class: "summary", role: "status" }, total
+  const content = [el("p", { class: "summary", text: total
     ? `${count(kinds, "version")} in ${total.toLocaleString("en")} of ${count(everyone, "image")} and containers`
-    : `No image or container has ${shown(document.path)}`)];
+    : `No image or container has ${shown(document.path)}` })];
   for (const version of document.versions) {
     const stack = version.holders[0];
     content.push(el("article", { class: "card version" },
@@ -101,6 +102,7 @@ function sheets(ledger, lengths) {
     table(["", "Items", "Size", "Can be had back", "Inodes"], ledger.sections, (section) => [
       el("td", {}, el("span", { class: `swatch ${swatch(section.section)}` }), section.title), number(section.items.toLocaleString("en")), number(size(section.bytes)), number(section.reclaimable ? size(section.reclaimable) : "–"), number(section.inodes.toLocaleString("en"))]),
   ];
+  content.push(...unread(ledger.problems));
   const lists = [
     ["Images", ledger.images.filter((image) => !image.build), ["Image", "Own", "Shared", "Size", "Can be had back"], (image) => [named("image", image.id, image.names[0]), number(size(image.own)), number(size(image.shared)), number(size(image.bytes)), number(image.reclaimable ? size(image.reclaimable) : "–")]],
     ["Containers", ledger.containers, ["Container", "State", "Writable", "Log", "Size"], (each) => [named("container", each.id, each.name), el("td", { text: shown(each.status) }), number(size(each.writable)), number(size(each.log)), number(size(each.bytes))]],
@@ -164,7 +166,9 @@ export class Check {
     const begun = performance.now();
     const spent = el("span", { class: "muted" });
     const clock = setInterval(() => { spent.textContent = ` ${count(Math.round((performance.now() - begun) / 1000), "second")}`; }, 1000);
-    this.findings.replaceChildren(el("p", { class: "empty", role: "status", text: this.deep.checked ? "Reading every file …" : "Looking at every record and every file …" }), el("p", { class: "spent", "aria-hidden": "true" }, spent));
+    const doing = this.deep.checked ? "Reading every file …" : "Looking at every record and every file …";
+    tell(doing);
+    this.findings.replaceChildren(el("p", { class: "empty", text: doing }), el("p", { class: "spent" }, spent));
     let content;
     try {
       content = verdict(await ask("check", { deep: this.deep.checked }));
@@ -173,6 +177,7 @@ export class Check {
     }
     clearInterval(clock);
     replace(this.findings, ...content);
+    tell(this.findings.firstChild.textContent);
     this.button.removeAttribute("aria-disabled");
     this.busy = false;
   }
@@ -180,7 +185,7 @@ export class Check {
   // What was found was found in the store as it was.
   outdated() {
     const verdict = this.findings.querySelector(".verdict");
-    if (verdict && !this.findings.querySelector(".outdated")) verdict.after(el("p", { class: "outdated", role: "status", text: "The store has changed since." }));
+    if (verdict && !this.findings.querySelector(".outdated")) verdict.after(el("p", { class: "outdated", text: "The store has changed since." }));
   }
 }
 
@@ -203,6 +208,6 @@ function verdict(report) {
   };
   more.addEventListener("click", show);
   show();
-  return [el("p", { class: "verdict", role: "status" }, el("span", { class: `dot ${state}` }), state === "ok" ? "The store is sound" : told),
+  return [el("p", { class: "verdict" }, el("span", { class: `dot ${state}` }), state === "ok" ? "The store is sound" : told),
     el("p", { class: "muted", text: `${count(report.layers, "layer")} ${report.deep ? "read whole" : "looked at"}${state === "ok" && told ? `; ${told}` : ""}` }), list, more];
 }
