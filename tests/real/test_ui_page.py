@@ -515,6 +515,7 @@ def test_a_chosen_stack_is_not_left_under_the_panel(few: ServedPage, opened: Ope
     seen = [box for box in boxes(page) if box["kind"] == "image" and box["right"] < width]
     last = max(seen, key=lambda box: float(box["left"]))
     choose(page, "image", last["id"])
+    page.wait("document.querySelector('.inspector .steps')")
     page.wait(f"{SIGHT}(document.querySelector('.box[data-kind=image][aria-current]'))")
     page.press("Escape")
     page.wait("document.getElementById('inspector').hidden")
@@ -664,6 +665,22 @@ def test_the_keyboard_is_never_led_nowhere(few: ServedPage, opened: Opener) -> N
     assert page.run("document.activeElement.getAttribute('aria-label')") == "Close"
     change(page, few)
     page.wait("document.querySelector('.outdated')")
+
+
+def test_escape_closes_what_is_only_about_to_open(few: ServedPage, opened: Opener) -> None:
+    page = opened(few)
+    page.wait("document.querySelector('.box.image')")
+    page.run("document.querySelector('.box.image').focus()")
+    page.run("""window.real = fetch; window.fetch = async (...all) => {
+        if (String(all[0]).includes('api/image')) await new Promise((done) => { window.release = done; });
+        return real(...all); }""")
+    page.press("Enter")
+    page.wait("window.release")
+    page.press("Escape")
+    page.wait("location.hash === '#stacks' && !document.querySelector('.box[aria-current]')")
+    page.run("release()")
+    page.wait("performance.getEntriesByType('resource').some(e => e.name.includes('api/image'))")
+    assert page.run("new Promise(done => setTimeout(() => done(document.getElementById('inspector').hidden), 50))")
 
 
 def test_nothing_is_said_twice(few: ServedPage, opened: Opener) -> None:

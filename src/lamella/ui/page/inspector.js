@@ -15,6 +15,8 @@ export class Inspector {
     await this.ask({ kind, id, stack }, { focus });
   }
 
+  shows(kind, id) { return Boolean(this.shown) && this.shown.kind === kind && this.shown.id === id; }
+
   // The store has changed: show what is open as it is now, and leave alone what is as it was.
   async follow() {
     await this.ask(this.shown, {});

@@ -46,7 +46,8 @@ async function openPanel([kind, id, stack]) {
   stacks.select(kind, id);
   const focus = inspector.element.hidden === false && inspector.element.contains(document.activeElement);
   await inspector.open(kind, id, stack || "", { focus });
-  if (inspector.title) tell(`${inspector.title} is open; Tab leads into it`);
+  if (!inspector.shows(kind, id)) return;
+  tell(`${inspector.title} is open; Tab leads into it`);
   await stacks.reveal(kind, id, stack || "").catch(() => {});
 }
 
@@ -137,7 +138,7 @@ addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || $("help").open) return;
   const writing = event.target.matches("input:not([type=checkbox]), select, textarea");
   if (event.key === "Escape") {
-    if (writing) event.target.blur(); else if (!$("inspector").hidden) closePanel();
+    if (writing) event.target.blur(); else if (view === "stacks" && location.hash.includes("/")) closePanel();
     return;
   }
   if (writing) return;
