@@ -546,6 +546,24 @@ def test_another_image_that_a_layer_is_seen_in_comes_into_sight(few: ServedPage,
     page.wait(f"{cap} && {SIGHT}({cap})")
 
 
+def test_a_layer_of_very_many_images_tells_which_it_is_seen_in(tmp_path: Path, opened: Opener) -> None:
+    many = ManyImages(tmp_path / "root")
+    base = many.layer(None, "ADD base", {"a": b"1" * 100})
+    images = [many.image(many.layer(base, f"RUN {number}", {}), f"i:{number:03}") for number in range(90)]
+    with ServedPage(many.close()) as served:
+        page = opened(served)
+        page.run(
+            f"location.hash = 'stacks/layer/' + encodeURIComponent({base.chain!r}) + '/' + encodeURIComponent({images[80]!r})"
+        )
+        page.wait("document.querySelector('.as-seen select')")
+        assert page.run("document.querySelector('.as-seen select').value") == images[80]
+        assert page.run("document.querySelector('.as-seen select').selectedOptions[0].textContent") == "i:080"
+        assert "and 30 more" in page.text()
+        page.run(f"location.hash = 'stacks/layer/' + encodeURIComponent({base.chain!r})")
+        page.wait("document.querySelector('.as-seen select').value === ''")
+        assert page.run("document.querySelector('.as-seen select').selectedOptions[0].textContent") == "none"
+
+
 def test_what_is_open_stays_so_while_the_store_changes(few: ServedPage, opened: Opener) -> None:
     page = opened(few)
     page.wait("document.querySelector('.box.image')")

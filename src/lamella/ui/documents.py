@@ -159,8 +159,8 @@ class Documents:
             ],
         }
 
-    def layer(self, identity: str) -> Document:
-        """Return a layer: where it is, what made it, who has it."""
+    def layer(self, identity: str, stack: str = "") -> Document:
+        """Return a layer: where it is, what made it, who has it; of very many some, *stack* among them if it has it."""
         now = self._watch.now()
         layer = now.layers.get(identity)
         if layer is None and identity not in now.holders:
@@ -189,10 +189,11 @@ class Documents:
                 "created": step[0].created,
                 "image": step[1],
             },
-            "images": [_named(now.images[image]) for image in holders[:MOST_NAMES]],
+            "images": [_named(now.images[image]) for image in _some(holders, stack)],
             "image_count": len(holders),
             "containers": [
-                {"id": each.id, "name": each.name, "status": each.status} for each in containers[:MOST_NAMES]
+                {"id": each.id, "name": each.name, "status": each.status}
+                for each in map(now.container, _some([each.id for each in containers], stack))
             ],
             "container_count": len(containers),
         }
@@ -352,6 +353,12 @@ def _item(item: Item, *, known: bool) -> Document:
     if item.items:
         document["items"] = [_item(each, known=known) for each in item.items]
     return document
+
+
+def _some(identities: Sequence[str], wanted: str) -> Sequence[str]:
+    """Return the first of them, and *wanted* for the last of these if it is further on."""
+    found = identities[:MOST_NAMES]
+    return found if wanted in found or wanted not in identities else [*found[:-1], wanted]
 
 
 def _named(image: ImageRecord) -> Document:

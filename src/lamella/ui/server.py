@@ -245,7 +245,7 @@ ANSWERS: Final[Mapping[str, Callable[[PageServer, Question], Mapping[str, Any]]]
     ),
     "place": _place,
     "image": lambda server, question: server.documents.image(question.get("id", "")),
-    "layer": lambda server, question: server.documents.layer(question.get("id", "")),
+    "layer": lambda server, question: server.documents.layer(question.get("id", ""), question.get("stack", "")),
     "container": lambda server, question: server.documents.container(question.get("id", "")),
     "files": lambda server, question: server.documents.files(
         question.get("layer", ""), question.get("stack", ""), _bytes(question, "path")

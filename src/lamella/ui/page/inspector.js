@@ -30,7 +30,7 @@ export class Inspector {
     let content;
     let text;
     try {
-      const { version, ...document } = await ask(kind, { id });
+      const { version, ...document } = await ask(kind, { id, stack: kind === "layer" ? stack : "" });
       if (turn !== this.turn) return;
       text = JSON.stringify(document);
       if (!same || text !== this.text) content = { layer: layerPanel, image: imagePanel, container: containerPanel }[kind](document, stack, held);
@@ -71,6 +71,8 @@ const ROLES = { image: "Layer", writable: "Writable layer", init: "Init layer", 
 function layerPanel(layer, stack, held) {
   const map = layer.present ? held || new TreeMap(layer.id, stack) : null;
   const choices = [...layer.images.map((image) => ({ ...image, kind: "image" })), ...(layer.role === "image" ? [] : layer.containers.map((each) => ({ ...each, kind: "container" })))];
+  // The map is of this one, also if it is a step of a build that the others are told instead of, or none.
+  if (choices.length && !choices.some((each) => each.id === stack)) choices.unshift({ id: stack, name: stack ? "" : "none" });
   const step = layer.step ? brief(layer.step.instruction) : "";
   const body = [];
   if (layer.role === "missing") body.push(el("p", { class: "error-text", text: "This layer is not in the store: it was lost, or never unpacked. Pulling or loading the image again brings it." }));

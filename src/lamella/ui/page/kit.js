@@ -117,7 +117,7 @@ export function figures(rows) {
 // What a reader could not make out, of *total* such things.
 export function unread(problems, total = problems.length) {
   if (!problems.length) return [];
-  return [el("ul", { class: "unread" }, problems.map((each) => el("li", { text: shown(each) })),
+  return [el("h3", { text: "Cannot be read" }), el("ul", { class: "unread" }, problems.map((each) => el("li", { text: shown(each) })),
     total > problems.length ? el("li", { class: "muted", text: `and ${(total - problems.length).toLocaleString("en")} more` }) : null)];
 }
 
