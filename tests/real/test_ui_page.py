@@ -467,6 +467,17 @@ def test_a_lost_layer_and_one_without_an_image_are_drawn_as_such(tmp_path: Path,
         assert abs(box_of(page, "loose", "no image")["bottom"] - box_of(page, "layer", lone.chain[7:19])["top"] + 3) < 1
         choose(page, "missing", f"sha256:{lost.name}")
         page.wait("document.querySelector('.inspector').textContent.includes('not in the store')")
+    directory = (root / "image/overlay2/layerdb/sha256" / top.chain.removeprefix("sha256:") / "cache-id").read_text()
+    subprocess.run(["rm", "-r", root / "overlay2" / directory], check=True)
+    with ServedPage(root) as served:
+        page = opened(served)
+        gone = f"document.querySelector('.box[data-id=\"{top.chain}\"]')"
+        assert page.run(f"{gone}.classList.contains('gone')")
+        assert "its directory is missing" in page.run(f"{gone}.getAttribute('aria-label')")
+        assert page.run("document.querySelectorAll('.gone').length") == 1
+        choose(page, "layer", top.chain)
+        page.wait("document.querySelector('.inspector .error-text')")
+        assert "is not there" in page.texts(".inspector .error-text")[0]
 
 
 def test_when_lamella_ends_the_page_says_so(tmp_path: Path, browser: Browser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -176,7 +177,7 @@ class Documents:
             "parent": None if layer is None else layer.parent,
             "directory": None if layer is None else str(layer.directory),
             "directory_id": None if layer is None else layer.directory_id,
-            "present": layer is not None and layer.directory.is_dir(),
+            "present": layer is not None and not _gone(layer.directory),
             "chain_id": identity if layer is None else layer.chain_id,
             "diff_id": None if layer is None else layer.diff_id,
             "size": None if layer is None else layer.size,
@@ -324,6 +325,7 @@ def _box(now: Snapshot, number: int, box: Box, wanted: str) -> Document:
         step = now.steps.get(box.id)
         document["label"] = "" if step is None else step[0].instruction[:200]
         document["shared"] = len(now.holders.get(box.id, ()))
+        document["gone"] = box.kind == "layer" and _gone(now.layers[box.id].directory)
     elif box.kind == "image":
         image = now.images[box.id]
         # Of several names the one that was looked for.
@@ -353,6 +355,14 @@ def _item(item: Item, *, known: bool) -> Document:
     if item.items:
         document["items"] = [_item(each, known=known) for each in item.items]
     return document
+
+
+def _gone(directory: Path) -> bool:
+    """Say whether there is no such directory; one that may not be looked at is not gone."""
+    try:
+        return not directory.is_dir()
+    except OSError:
+        return False
 
 
 def _some(identities: Sequence[str], wanted: str) -> Sequence[str]:

@@ -197,7 +197,7 @@ export class Stacks {
   make(box) {
     const words = describe(box);
     const tone = box.kind === "layer" ? (box.shared >= 16 ? "many" : box.shared >= 4 ? "more" : box.shared >= 2 ? "some" : "own") : "";
-    const element = el("button", { type: "button", class: `box ${box.kind} ${tone}`, tabindex: "-1", "data-kind": box.kind, "data-id": box.id, "data-span": box.span,
+    const element = el("button", { type: "button", class: `box ${box.kind} ${tone}${box.gone ? " gone" : ""}`, tabindex: "-1", "data-kind": box.kind, "data-id": box.id, "data-span": box.span,
       "aria-label": words.full, title: words.full, onclick: (event) => this.choose(element.box, this.columnAt(event, element.box)) },
       el("span", { class: "in" },
         el("span", { class: "line" },
@@ -395,7 +395,7 @@ function describe(box) {
   switch (box.kind) {
     case "layer": {
       const sharing = box.shared > 1 ? `shared by ${count(box.shared, "image")}` : "";
-      return { name, size: bytes, note: sharing || short(box.id), full: `Layer: ${name}${bytes ? `, ${bytes}` : ""}${sharing ? `, ${sharing}` : ""}` };
+      return { name, size: bytes, note: box.gone ? "directory missing" : sharing || short(box.id), full: `Layer: ${name}${bytes ? `, ${bytes}` : ""}${sharing ? `, ${sharing}` : ""}${box.gone ? ", its directory is missing" : ""}` };
     }
     case "missing": return { name, size: "", note: "missing", full: `Missing layer ${short(box.id)}: ${name}` };
     case "image": {
