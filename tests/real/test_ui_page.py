@@ -467,9 +467,10 @@ def test_a_lost_layer_and_one_without_an_image_are_drawn_as_such(tmp_path: Path,
         assert abs(box_of(page, "loose", "no image")["bottom"] - box_of(page, "layer", lone.chain[7:19])["top"] + 3) < 1
         choose(page, "missing", f"sha256:{lost.name}")
         page.wait("document.querySelector('.inspector').textContent.includes('not in the store')")
-    directory = (root / "image/overlay2/layerdb/sha256" / top.chain.removeprefix("sha256:") / "cache-id").read_text()
-    subprocess.run(["rm", "-r", root / "overlay2" / directory], check=True)
-    with ServedPage(root) as served:
+        directory = (
+            root / "image/overlay2/layerdb/sha256" / top.chain.removeprefix("sha256:") / "cache-id"
+        ).read_text()
+        subprocess.run(["rm", "-r", root / "overlay2" / directory], check=True)
         page = opened(served)
         gone = f"document.querySelector('.box[data-id=\"{top.chain}\"]')"
         assert page.run(f"{gone}.classList.contains('gone')")
