@@ -469,6 +469,18 @@ def test_a_lost_layer_and_one_without_an_image_are_drawn_as_such(tmp_path: Path,
         assert abs(box_of(page, "loose", "no image")["bottom"] - box_of(page, "layer", lone.chain[7:19])["top"] + 3) < 1
         choose(page, "missing", f"sha256:{lost.name}")
         page.wait("document.querySelector('.inspector').textContent.includes('not in the store')")
+        directory = (
+            root / "image/overlay2/layerdb/sha256" / top.chain.removeprefix("sha256:") / "cache-id"
+        ).read_text()
+        subprocess.run(["rm", "-r", root / "overlay2" / directory], check=True)
+        page = opened(served)
+        gone = f"document.querySelector('.box[data-id=\"{top.chain}\"]')"
+        assert page.run(f"{gone}.classList.contains('gone')")
+        assert "its directory is missing" in page.run(f"{gone}.getAttribute('aria-label')")
+        assert page.run("document.querySelectorAll('.gone').length") == 1
+        choose(page, "layer", top.chain)
+        page.wait("document.querySelector('.inspector .error-text')")
+        assert "is not there" in page.texts(".inspector .error-text")[0]
 
 
 def test_when_lamella_ends_the_page_says_so(tmp_path: Path, browser: Browser) -> None:
@@ -478,3 +490,285 @@ def test_when_lamella_ends_the_page_says_so(tmp_path: Path, browser: Browser) ->
         page.wait("document.getElementById('live').className === 'live on'")
     page.wait("document.getElementById('live').className === 'live off'")
     assert "not connected" in page.text()
+
+
+# ------------------------------------------------------------------------------------------- keeping one's place
+
+HERE = "(e => (e.getAttribute('href') || e.getAttribute('aria-label') || e.textContent).trim())(document.activeElement)"
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Generator[ServedPage]:
+    """Sixty images on one base, written by hand, so that their names can be changed quickly."""
+    with ServedPage(make_many(tmp_path / "few", images=60)) as served:
+        yield served
+
+
+def change(page: Page, served: ServedPage) -> None:
+    """Change a name in the store as a command would, and wait until the page has followed."""
+    (root,) = [Path(served.ask("store")["root"])]
+    names = root / "image/overlay2/repositories.json"
+    document = json.loads(names.read_text())
+    before = page.run("document.documentElement.dataset.version")
+    image = next(iter(document["Repositories"]["team0/service-0000"].values()))
+    document["Repositories"].setdefault("also", {})[f"also:{len(document['Repositories'].get('also', {}))}"] = image
+    names.with_suffix(".new").write_text(json.dumps(document))
+    names.with_suffix(".new").rename(names)
+    page.wait(f"document.documentElement.dataset.version !== {before!r}")
+
+
+SIGHT = """(e => { const r = e.getBoundingClientRect(), s = document.getElementById('sheet').getBoundingClientRect();
+    return r.left >= s.left && r.right <= s.right && r.top >= s.top && r.bottom <= s.bottom })"""
+
+
+@pytest.mark.parametrize("width", [1420, 1024, 700])
+def test_a_chosen_stack_is_not_left_under_the_panel(few: ServedPage, opened: Opener, width: int) -> None:
+    page = opened(few)
+    page.size(width, 800)
+    page.wait("document.querySelector('.box.image')")
+    seen = [box for box in boxes(page) if box["kind"] == "image" and box["right"] < width]
+    last = max(seen, key=lambda box: float(box["left"]))
+    choose(page, "image", last["id"])
+    page.wait("document.querySelector('.inspector .steps')")
+    page.wait(f"{SIGHT}(document.querySelector('.box[data-kind=image][aria-current]'))")
+    page.press("Escape")
+    page.wait("document.getElementById('inspector').hidden")
+    # What spans the sheet is looked at in the stack that was pointed at.
+    page.run("document.getElementById('sheet').scrollLeft = 0")
+    page.wait("document.getElementById('sheet').scrollLeft === 0")
+    base = max((box for box in boxes(page) if box["kind"] == "layer"), key=lambda box: int(box["span"]))
+    x, y = float(last["left"]) + 40, (base["top"] + base["bottom"]) / 2
+    for kind in ("mousePressed", "mouseReleased"):
+        page.call("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1})
+    page.wait("document.querySelector('.as-seen select')")
+    assert page.run("document.querySelector('.as-seen select').value") == last["id"]
+    cap = f"document.querySelector('.box[data-kind=image][data-id=\"{last['id']}\"]')"
+    page.wait(f"{SIGHT}({cap})")
+
+
+def test_another_image_that_a_layer_is_seen_in_comes_into_sight(few: ServedPage, opened: Opener) -> None:
+    page = opened(few)
+    page.wait("document.querySelector('.box.image')")
+    base = max((box for box in boxes(page) if box["kind"] == "layer"), key=lambda box: int(box["span"]))
+    choose(page, "layer", base["id"])
+    page.wait("document.querySelector('.as-seen select')")
+    other = page.run("document.querySelector('.as-seen select').options[7].value")
+    page.run(
+        "(e => { e.selectedIndex = 7; e.dispatchEvent(new Event('change')) })(document.querySelector('.as-seen select'))"
+    )
+    cap = f"document.querySelector('.box[data-kind=image][data-id=\"{other}\"]')"
+    page.wait(f"{cap} && {SIGHT}({cap})")
+
+
+def test_a_layer_of_very_many_images_tells_which_it_is_seen_in(tmp_path: Path, opened: Opener) -> None:
+    many = ManyImages(tmp_path / "root")
+    base = many.layer(None, "ADD base", {"a": b"1" * 100})
+    images = [many.image(many.layer(base, f"RUN {number}", {}), f"i:{number:03}") for number in range(90)]
+    with ServedPage(many.close()) as served:
+        page = opened(served)
+        page.run(
+            f"location.hash = 'stacks/layer/' + encodeURIComponent({base.chain!r}) + '/' + encodeURIComponent({images[80]!r})"
+        )
+        page.wait("document.querySelector('.as-seen select')")
+        assert page.run("document.querySelector('.as-seen select').value") == images[80]
+        assert page.run("document.querySelector('.as-seen select').selectedOptions[0].textContent") == "i:080"
+        assert "and 30 more" in page.text()
+        page.run(f"location.hash = 'stacks/layer/' + encodeURIComponent({base.chain!r})")
+        page.wait("document.querySelector('.as-seen select').value === ''")
+        assert page.run("document.querySelector('.as-seen select').selectedOptions[0].textContent") == "none"
+
+
+def test_what_is_open_stays_so_while_the_store_changes(few: ServedPage, opened: Opener) -> None:
+    page = opened(few)
+    page.wait("document.querySelector('.box.image')")
+    page.run("document.querySelector('.box.image').focus()")
+    page.press("End")  # to images that what changes has nothing to do with
+    page.wait(
+        "document.activeElement.classList.contains('image') && document.getElementById('sheet').scrollLeft > 5000"
+    )
+    base = max((box for box in boxes(page) if box["kind"] == "layer"), key=lambda box: float(box["right"]))
+    choose(page, "layer", base["id"])
+    page.wait("document.querySelector('.cell.folder')")
+    page.run("document.querySelector('.as-seen select').focus()")
+    page.run("document.querySelector('.as-seen select').mark = 1")
+    change(page, few)
+    assert page.run("document.activeElement.mark") == 1  # a list that is let down stays down
+    page.run("document.querySelector('.cell.folder').focus()")
+    page.press("Enter")
+    page.wait("document.querySelectorAll('.crumbs button').length === 2")
+    before = page.run(HERE)
+    change(page, few)
+    assert page.texts(".crumbs button") == ["/", "bin/"]
+    assert page.run(HERE) == before
+    page.press("Escape")
+    page.wait("document.getElementById('inspector').hidden")
+    image = next(box["id"] for box in few.ask("stacks?filter=service-0000")["boxes"] if box["kind"] == "image")
+    page.run(f"location.hash = 'stacks/image/' + encodeURIComponent({image!r})")
+    page.wait("document.querySelector('.steps a')")
+    page.run("document.querySelectorAll('.steps a')[1].focus()")
+    before = page.run(HERE)
+    change(page, few)  # this image's own names
+    page.wait("document.querySelector('.facts').textContent.includes('also:')")
+    assert page.run(HERE) == before
+
+
+def test_the_column_under_the_cursor_stays_while_the_store_changes(few: ServedPage, opened: Opener) -> None:
+    page = opened(few)
+    page.wait("document.querySelector('.box.image')")
+    page.run("document.querySelector('.box.image').focus()")
+    page.press("End", "ArrowLeft")
+    page.wait("document.activeElement.classList.contains('image')")
+    cap = page.run(HERE)
+    for _ in range(6):
+        page.press("ArrowDown")
+    page.wait("document.activeElement.dataset.span > 1")
+    change(page, few)
+    for _ in range(6):
+        page.press("ArrowUp")
+    page.wait("document.activeElement.classList.contains('image')")
+    assert page.run(HERE) == cap
+
+
+def test_the_ledger_and_what_was_found_keep_ones_place(few: ServedPage, opened: Opener) -> None:
+    page = opened(few, "#ledger")
+    page.wait("document.querySelector('#ledger .quiet:not([hidden])')")
+    page.run("document.querySelector('#ledger .quiet:not([hidden])').focus()")
+    page.press("Enter")
+    page.wait("document.querySelectorAll('#ledger a').length === 60")
+    assert page.run("document.activeElement.tagName") == "TR"  # the button has gone; on with what it brought
+    page.run("document.querySelectorAll('#ledger a')[55].focus()")
+    page.run("document.querySelectorAll('#ledger a')[55].scrollIntoView()")
+    before = (page.run(HERE), page.run("document.getElementById('view-ledger').scrollTop"))
+    page.run("document.querySelectorAll('#ledger a')[0].mark = 1")
+    change(page, few)
+    page.wait("!document.querySelectorAll('#ledger a')[0].mark")
+    assert page.run("document.querySelectorAll('#ledger a').length") == 60
+    assert (page.run(HERE), page.run("document.getElementById('view-ledger').scrollTop")) == before
+    page.run("location.hash = 'find/' + encodeURIComponent('/etc/os-release')")
+    page.wait("document.querySelector('.version')")
+    page.run("document.querySelector('.version .from a').focus()")
+    before = page.run(HERE)
+    page.run("document.getElementById('path').value = '/half/a/pa'")
+    change(page, few)
+    assert page.run(HERE) == before
+    assert page.run("document.getElementById('path').value") == "/half/a/pa"
+
+
+def test_the_map_fills_its_place_at_any_width(few: ServedPage, opened: Opener) -> None:
+    page = opened(few)
+    page.size(1420, 800)
+    base = max((box for box in boxes(page) if box["kind"] == "layer"), key=lambda box: int(box["span"]))
+    choose(page, "layer", base["id"])
+    page.wait("document.querySelector('.cell')")
+    full = """Math.abs(Math.max(...[...document.querySelectorAll('.map > .cell')].map(e => e.offsetLeft + e.offsetWidth))
+        - document.querySelector('.map').clientWidth) < 3"""
+    for width in (700, 1420):
+        page.size(width, 800)
+        page.wait(full)
+
+
+def test_the_keyboard_is_never_led_nowhere(few: ServedPage, opened: Opener) -> None:
+    page = opened(few)
+    page.wait("document.querySelector('.box.image')")
+    page.run("document.querySelector('.box.image').focus()")
+    page.press("3")
+    page.wait("document.activeElement.id === 'main' && document.querySelector('#ledger a')")
+    page.press("Tab")
+    page.wait("document.activeElement.closest('#ledger')")
+    page.press("/")
+    page.wait("document.activeElement.id === 'filter' && document.getElementById('filter').clientWidth")
+    page.press("Escape", "4")
+    page.wait("document.activeElement.id === 'main'")
+    page.press("Tab")
+    page.wait("document.activeElement.id === 'check-run'")
+    page.press("Enter")
+    page.wait("document.querySelector('.verdict')")
+    assert page.run("document.activeElement.id") == "check-run"
+    said = "document.getElementById('said').textContent"
+    assert page.run(said) == page.texts(".verdict")[0]
+    page.press("/")
+    page.wait("document.activeElement.id === 'filter'")
+    page.press("Enter")
+    page.wait("document.activeElement.classList.contains('box')")
+    page.press("Enter")
+    page.wait("document.querySelector('.inspector .steps')")
+    assert page.run(said) == "Image team0/service-0000:1.0 is open; Tab leads into it"
+    page.press("Tab")
+    assert page.run("document.activeElement.getAttribute('aria-label')") == "Close"
+    change(page, few)
+    page.wait("document.querySelector('.outdated')")
+
+
+def test_escape_closes_what_is_only_about_to_open(few: ServedPage, opened: Opener) -> None:
+    page = opened(few)
+    page.wait("document.querySelector('.box.image')")
+    page.run("document.querySelector('.box.image').focus()")
+    page.run("""window.real = fetch; window.fetch = async (...all) => {
+        if (String(all[0]).includes('api/image')) await new Promise((done) => { window.release = done; });
+        return real(...all); }""")
+    page.press("Enter")
+    page.wait("window.release")
+    page.press("Escape")
+    page.wait("location.hash === '#stacks' && !document.querySelector('.box[aria-current]')")
+    page.run("release()")
+    page.wait("performance.getEntriesByType('resource').some(e => e.name.includes('api/image'))")
+    assert page.run("new Promise(done => setTimeout(() => done(document.getElementById('inspector').hidden), 50))")
+
+
+def test_nothing_is_said_twice(few: ServedPage, opened: Opener) -> None:
+    page = opened(few)
+    page.wait("document.getElementById('live').className === 'live on'")
+    page.run("""window.said = 0; window.asked = performance.getEntriesByType('resource').length;
+        for (const each of document.querySelectorAll('[role=status]'))
+            new MutationObserver(() => { window.said += 1; }).observe(each, {childList: true, characterData: true, subtree: true})""")
+    page.wait("performance.getEntriesByType('resource').length >= window.asked + 3")
+    assert page.run("window.said") == 0
+
+
+def test_a_store_that_goes_is_told_of_and_comes_back(tmp_path: Path, browser: Browser) -> None:
+    root = make_many(tmp_path / ("a-rather-long-name-for-a-directory-" * 5), images=3)
+    with ServedPage(root) as served:
+        page = browser.page(width=700, height=800)
+        page.go(served.address)
+        page.wait("document.querySelectorAll('.box.image').length === 3")
+        root.rename(tmp_path / "away")
+        page.wait("document.getElementById('live').className === 'live off'")
+        assert page.run("document.documentElement.scrollWidth") == 700  # nothing is pushed out of sight
+        assert "no such directory" in page.run("document.getElementById('live').title")
+        page.run("document.getElementById('filter').focus()")
+        page.write("service-0001")
+        page.wait("document.querySelector('#ground .error-text')")
+        (tmp_path / "away").rename(root)
+        page.wait("document.querySelectorAll('.box.image').length === 1")
+        page.call("Page.close")
+
+
+def test_layers_are_numbered_as_explain_numbers_them(store: Lamella, served: ServedPage, opened: Opener) -> None:
+    page = opened(served)
+    page.run(f"location.hash = 'stacks/image/' + encodeURIComponent({store.inspect('service:1')['Id']!r})")
+    page.wait("document.querySelector('.steps')")
+    explained = [line.split()[1] for line in store.run("explain", "service:1").splitlines() if line.startswith("│  ") and line[3:6].strip()]  # fmt: skip
+    assert page.texts(".steps .n") == explained == ["1", "2", "·", "3"]
+    page.run("document.querySelectorAll('.steps a')[2].click()")
+    page.wait("document.querySelector('.inspector .kicker').textContent === 'Layer 3 · step 4'")
+
+
+def test_what_cannot_be_read_is_told_of(tmp_path: Path, opened: Opener) -> None:
+    root = make_many(tmp_path / "root", images=4)
+    config = next((root / "image/overlay2/imagedb/content/sha256").iterdir())
+    whole = config.read_bytes()
+    with ServedPage(root) as served:
+        page = opened(served)
+        page.wait("document.querySelectorAll('.box.image').length === 4")
+        assert not page.run("document.getElementById('problems').clientWidth")
+        config.write_text("{<b>")
+        os.utime(config.parent)
+        page.wait("document.querySelectorAll('.box.image').length === 3")
+        page.wait("document.getElementById('problems').textContent === '1 record cannot be read'")
+        page.click("#problems")
+        page.wait("!document.getElementById('view-check').hidden")
+        (told,) = page.texts("#unread li")
+        assert f"image sha256:{config.name}: its config is damaged" in told
+        config.write_bytes(whole)
+        os.utime(config.parent)
+        page.wait("document.querySelectorAll('#unread li').length === 0")

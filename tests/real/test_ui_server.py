@@ -74,9 +74,13 @@ def test_a_link_from_elsewhere_leads_to_the_page(page: ServedPage) -> None:
     assert page.request(f"/{page.secret}/", headers=headers).status == 200
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "<b>"])
 def test_nothing_can_be_written(page: ServedPage, method: str) -> None:
-    assert page.request(f"/{page.secret}/api/store", method=method).status == 405
+    reply = page.request(f"/{page.secret}/api/store", method=method)
+    assert reply.status == (501 if method in {"TRACE", "CONNECT", "<b>"} else 405)
+    assert reply.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert "default-src 'none'" in reply.headers["Content-Security-Policy"]
+    assert b"<b>" not in reply.body
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -65,6 +66,7 @@ class Documents:
             "containers": len(now.containers),
             "running": sum(container.status == "running" for container in now.containers.values()),
             "problems": now.reader.problems[:MOST_NAMES],
+            "problem_count": len(now.reader.problems),
         }
 
     def stacks(self, start: int, end: int, wanted: str = "", *, steps: bool = False) -> Document:
@@ -158,8 +160,8 @@ class Documents:
             ],
         }
 
-    def layer(self, identity: str) -> Document:
-        """Return a layer: where it is, what made it, who has it."""
+    def layer(self, identity: str, stack: str = "") -> Document:
+        """Return a layer: where it is, what made it, who has it; of very many some, *stack* among them if it has it."""
         now = self._watch.now()
         layer = now.layers.get(identity)
         if layer is None and identity not in now.holders:
@@ -171,10 +173,11 @@ class Documents:
             "version": now.stamp,
             "id": identity,
             "role": "missing" if layer is None else layer.role,
+            "number": now.depth(identity),
             "parent": None if layer is None else layer.parent,
             "directory": None if layer is None else str(layer.directory),
             "directory_id": None if layer is None else layer.directory_id,
-            "present": layer is not None and layer.directory.is_dir(),
+            "present": layer is not None and not _gone(layer.directory),
             "chain_id": identity if layer is None else layer.chain_id,
             "diff_id": None if layer is None else layer.diff_id,
             "size": None if layer is None else layer.size,
@@ -187,10 +190,11 @@ class Documents:
                 "created": step[0].created,
                 "image": step[1],
             },
-            "images": [_named(now.images[image]) for image in holders[:MOST_NAMES]],
+            "images": [_named(now.images[image]) for image in _some(holders, stack)],
             "image_count": len(holders),
             "containers": [
-                {"id": each.id, "name": each.name, "status": each.status} for each in containers[:MOST_NAMES]
+                {"id": each.id, "name": each.name, "status": each.status}
+                for each in map(now.container, _some([each.id for each in containers], stack))
             ],
             "container_count": len(containers),
         }
@@ -321,6 +325,7 @@ def _box(now: Snapshot, number: int, box: Box, wanted: str) -> Document:
         step = now.steps.get(box.id)
         document["label"] = "" if step is None else step[0].instruction[:200]
         document["shared"] = len(now.holders.get(box.id, ()))
+        document["gone"] = box.kind == "layer" and _gone(now.layers[box.id].directory)
     elif box.kind == "image":
         image = now.images[box.id]
         # Of several names the one that was looked for.
@@ -350,6 +355,20 @@ def _item(item: Item, *, known: bool) -> Document:
     if item.items:
         document["items"] = [_item(each, known=known) for each in item.items]
     return document
+
+
+def _gone(directory: Path) -> bool:
+    """Say whether there is no such directory; one that may not be looked at is not gone."""
+    try:
+        return not directory.is_dir()
+    except OSError:
+        return False
+
+
+def _some(identities: Sequence[str], wanted: str) -> Sequence[str]:
+    """Return the first of them, and *wanted* for the last of these if it is further on."""
+    found = identities[:MOST_NAMES]
+    return found if wanted in found or wanted not in identities else [*found[:-1], wanted]
 
 
 def _named(image: ImageRecord) -> Document:

@@ -131,6 +131,11 @@ class Handler(BaseHTTPRequestHandler):
 
     do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = _refuse_method  # noqa: N815
 
+    def send_error(self, code: int, *_: Any, **__: Any) -> None:  # type: ignore[explicit-override]
+        """Refuse what is no request that can be answered, under the same policy as all else."""
+        self.close_connection = True
+        self._send(HTTPStatus(code), b"refused\n", "text/plain; charset=utf-8")
+
     def _refusal(self) -> HTTPStatus | None:
         """Say why not, None if the request is the page's own."""
         port = self.server.port
@@ -240,7 +245,7 @@ ANSWERS: Final[Mapping[str, Callable[[PageServer, Question], Mapping[str, Any]]]
     ),
     "place": _place,
     "image": lambda server, question: server.documents.image(question.get("id", "")),
-    "layer": lambda server, question: server.documents.layer(question.get("id", "")),
+    "layer": lambda server, question: server.documents.layer(question.get("id", ""), question.get("stack", "")),
     "container": lambda server, question: server.documents.container(question.get("id", "")),
     "files": lambda server, question: server.documents.files(
         question.get("layer", ""), question.get("stack", ""), _bytes(question, "path")

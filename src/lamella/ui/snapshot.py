@@ -98,6 +98,18 @@ class Snapshot:
         chains = chain_ids(image.diff_ids)
         return [self._block(by_chain[chain]) if chain in by_chain else Block("missing", chain) for chain in chains]
 
+    def depth(self, identity: str) -> int | None:
+        """Say which layer from the base up it is, the base being 1, None if the store has lost it or one below."""
+        path: set[str] = set()
+        below: str | None = identity
+        while below is not None:
+            layer = self.layers.get(below)
+            if layer is None or below in path:
+                return None
+            path.add(below)
+            below = layer.parent
+        return len(path)
+
     def layout(self, wanted: str = "", *, steps: bool = False) -> Layout:
         """Lay out the images and containers whose names or IDs hold *wanted*, with *steps* those of builds as well."""
         with self._lock:

@@ -1,6 +1,6 @@
 // The panel beside the drawing: one layer, image or container.
 
-import { ask, brief, chips, count, el, facts, figures, link, nameOf, problem, short, shown, size, when } from "./kit.js";
+import { ask, brief, chips, count, el, facts, figures, link, nameOf, problem, replace, short, shown, size, when } from "./kit.js";
 import { TreeMap } from "./treemap.js";
 
 export class Inspector {
@@ -12,31 +12,55 @@ export class Inspector {
   }
 
   async open(kind, id, stack, { focus = false } = {}) {
+    await this.ask({ kind, id, stack }, { focus });
+  }
+
+  shows(kind, id) { return Boolean(this.shown) && this.shown.kind === kind && this.shown.id === id; }
+
+  // The store has changed: show what is open as it is now, and leave alone what is as it was.
+  async follow() {
+    await this.ask(this.shown, {});
+  }
+
+  async ask(wanted, { focus = false }) {
     const turn = ++this.turn;
-    const same = this.shown === `${kind} ${id} ${stack}` && !focus;
+    const { kind, id, stack } = wanted;
+    const same = Boolean(this.shown) && this.shown.kind === kind && this.shown.id === id && this.shown.stack === stack;
+    const held = same ? this.map : null;
     let content;
+    let text;
     try {
-      const document = await ask(kind, { id });
+      const { version, ...document } = await ask(kind, { id, stack: kind === "layer" ? stack : "" });
       if (turn !== this.turn) return;
-      content = { layer: layerPanel, image: imagePanel, container: containerPanel }[kind](document, stack);
+      text = JSON.stringify(document);
+      if (!same || text !== this.text) content = { layer: layerPanel, image: imagePanel, container: containerPanel }[kind](document, stack, held);
     } catch (error) {
       if (turn !== this.turn) return;
-      content = { kicker: kind, title: short(id), body: [problem(error)] };
+      text = "";
+      content = { kicker: kind, title: shown(short(id)), body: [problem(error)] };
     }
-    const top = same ? this.element.scrollTop : 0;
-    this.shown = `${kind} ${id} ${stack}`;
-    this.element.replaceChildren(el("header", {},
-      el("div", {}, el("p", { class: "kicker", text: content.kicker }), el("h2", { class: content.mono ? "mono" : null, text: content.title })),
-      el("button", { class: "ghost", type: "button", "aria-label": "Close", title: "Close (Esc)", text: "×", onclick: () => this.onClose() })), ...content.body);
-    this.element.hidden = false;
-    this.element.scrollTop = top;
-    if (focus) this.element.focus();
-    if (content.after) await content.after();
+    this.shown = wanted;
+    this.text = text;
+    if (content) {
+      const top = same ? this.element.scrollTop : 0;
+      this.map = content.map || null;
+      this.title = `${content.kicker} ${content.title}`;
+      replace(this.element, el("header", {},
+        el("div", {}, el("p", { class: "kicker", text: content.kicker }), el("h2", { class: content.mono ? "mono" : null, text: content.title })),
+        el("button", { class: "ghost", type: "button", "aria-label": "Close", title: "Close (Esc)", text: "×", onclick: () => this.onClose() })), ...content.body);
+      this.element.hidden = false;
+      this.element.scrollTop = top;
+    }
+    if (focus && !same) this.element.focus();
+    // Not waited for: of a large layer it takes a while.
+    if (this.map) this.map.open(this.map === held ? held.trail : []);
   }
 
   close() {
     this.turn += 1;
     this.shown = null;
+    this.map = null;
+    this.title = "";
     this.element.hidden = true;
     this.element.replaceChildren();
   }
@@ -44,9 +68,11 @@ export class Inspector {
 
 const ROLES = { image: "Layer", writable: "Writable layer", init: "Init layer", build: "Build cache layer", missing: "Missing layer" };
 
-function layerPanel(layer, stack) {
-  const map = layer.present ? new TreeMap(layer.id, stack) : null;
+function layerPanel(layer, stack, held) {
+  const map = layer.present ? held || new TreeMap(layer.id, stack) : null;
   const choices = [...layer.images.map((image) => ({ ...image, kind: "image" })), ...(layer.role === "image" ? [] : layer.containers.map((each) => ({ ...each, kind: "container" })))];
+  // The map is of this one, also if it is a step of a build that the others are told instead of, or none.
+  if (choices.length && !choices.some((each) => each.id === stack)) choices.unshift({ id: stack, name: stack ? "" : "none" });
   const step = layer.step ? brief(layer.step.instruction) : "";
   const body = [];
   if (layer.role === "missing") body.push(el("p", { class: "error-text", text: "This layer is not in the store: it was lost, or never unpacked. Pulling or loading the image again brings it." }));
@@ -55,9 +81,9 @@ function layerPanel(layer, stack) {
     const chooser = choices.length > 1 ? el("select", { "aria-label": "As seen in", onchange: (event) => { location.hash = link("layer", layer.id, event.target.value); } },
       choices.map((each) => el("option", { value: each.id, selected: each.id === stack, text: nameOf(each) }))) : null;
     const seen = choices.find((each) => each.id === stack);
+    if (chooser) body.push(el("p", { class: "as-seen muted" }, "As seen in ", chooser));
+    else if (seen) body.push(el("p", { class: "as-seen muted", text: `As seen in ${nameOf(seen)}` }));
     body.push(map.element);
-    if (chooser) map.element.prepend(el("p", { class: "as-seen muted" }, "As seen in ", chooser));
-    else if (seen) map.element.prepend(el("p", { class: "as-seen muted", text: `As seen in ${nameOf(seen)}` }));
   }
   body.push(el("h3", { text: "Identity" }), facts([
     ["Directory", layer.directory], ["Chain ID", layer.chain_id], ["Diff ID", layer.diff_id], [layer.chain_id ? "Cache ID" : "Layer", layer.directory_id],
@@ -65,19 +91,22 @@ function layerPanel(layer, stack) {
     ["Made", layer.step ? when(layer.step.created) : "", true]]));
   if (layer.image_count) body.push(el("h3", {}, "Images", el("span", { class: "muted", text: count(layer.image_count, "image") })), chips(layer.images, layer.image_count, "image"));
   if (layer.container_count) body.push(el("h3", {}, "Containers", el("span", { class: "muted", text: count(layer.container_count, "container") })), chips(layer.containers, layer.container_count, "container"));
-  return { kicker: `${ROLES[layer.role]}${layer.step ? ` · step ${layer.step.number}` : ""}`, title: step || short(layer.id), mono: Boolean(step), body, after: map ? () => map.open() : null };
+  const kicker = [`${ROLES[layer.role]}${layer.number ? ` ${layer.number}` : ""}`, layer.step ? `step ${layer.step.number}` : ""].filter(Boolean).join(" · ");
+  return { kicker, title: step || short(layer.id), mono: Boolean(step), body, map };
 }
 
 const words = (list) => (list.length ? list.map((word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : JSON.stringify(word))).join(" ") : "");
 
 function imagePanel(image) {
   const settings = image.settings;
-  const steps = image.steps.map((step) => el("li", { class: step.layer ? null : "meta" },
-    el("span", { class: "n", text: step.number ?? "" }),
+  // Layers are numbered, as they are wherever one layer is told from another; settings make none.
+  let number = 0;
+  const steps = image.steps.map((step) => el("li", { class: step.layer ? null : "meta", title: shown(step.instruction) },
+    el("span", { class: "n", text: step.layer ? String(number += 1) : "·" }),
     step.layer ? el("a", { href: link("layer", step.layer, image.id) }, el("code", { text: brief(step.instruction) || short(step.layer) })) : el("code", { text: brief(step.instruction) }),
     el("span", { class: "size", text: step.layer ? size(step.size) : "" })));
   const body = [
-    figures([["Size", size(image.size)], ["Its own", size(image.own)], ["Layers", String(image.layers), image.missing ? "lost" : ""]]),
+    figures([["Size", size(image.size)], ["In no other", size(image.own)], ["Layers", String(image.layers), image.missing ? "lost" : ""]]),
     image.missing ? el("p", { class: "error-text", text: `${count(image.missing, "layer")} of it missing from the store.` }) : null,
     el("h3", { text: "Identity" }),
     facts([["Names", image.names.join(", ")], ["ID", image.id], ["Pulled as", image.digests.join(", ")], ["Created", when(image.created), true], ["Author", image.author, true], ["Platform", image.platform, true]]),

@@ -14,6 +14,28 @@ export function el(tag, props = {}, ...children) {
   return element;
 }
 
+// Replace what is in an element. Who had the focus in it has it again, on what says the same or stands in its place.
+export function replace(element, ...children) {
+  const held = document.activeElement;
+  const inside = held !== element && element.contains(held);
+  const alike = (root) => [...root.querySelectorAll(held.tagName)];
+  const place = inside ? alike(element).indexOf(held) : -1;
+  element.replaceChildren(...children.flat(Infinity));
+  if (!inside) return;
+  const found = alike(element);
+  const target = found.find((each) => saying(each) === saying(held)) || found[Math.min(place, found.length - 1)] || element.closest("[tabindex]");
+  target.focus({ preventScroll: true });
+}
+
+const saying = (element) => element.getAttribute("href") || element.getAttribute("aria-label") || element.textContent;
+
+// Tell those who do not see the page; what has been said already is not said again.
+export function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+export const tell = (text) => say(document.getElementById("said"), text);
+
 export async function ask(name, question = {}, { raw = "", signal } = {}) {
   const query = Object.entries(question)
     .filter(([, value]) => value !== "" && value !== false && value !== null && value !== undefined)
@@ -74,7 +96,7 @@ export function link(kind, id, stack = "") {
 
 export function chips(things, total, kind) {
   const all = things.map((thing) =>
-    el("a", { class: "chip", href: link(thing.kind || kind, thing.id), title: shown(thing.id) },
+    el("a", { class: "chip", href: link(thing.kind || kind, thing.id), title: `${nameOf(thing)}\n${shown(thing.id)}` },
       (thing.kind || kind) === "container" ? el("span", { class: `dot${thing.status === "running" ? " on" : ""}` }) : null,
       nameOf(thing)));
   if (total > things.length) all.push(el("span", { class: "chip more", text: `and ${total - things.length} more` }));
@@ -90,6 +112,13 @@ export function facts(rows) {
 export function figures(rows) {
   return el("dl", { class: "figures" }, rows.map(([name, value, state]) =>
     el("div", {}, el("dt", { text: name }), el("dd", { class: state || null, text: value }))));
+}
+
+// What a reader could not make out, of *total* such things.
+export function unread(problems, total = problems.length) {
+  if (!problems.length) return [];
+  return [el("h3", { text: "Cannot be read" }), el("ul", { class: "unread" }, problems.map((each) => el("li", { text: shown(each) })),
+    total > problems.length ? el("li", { class: "muted", text: `and ${(total - problems.length).toLocaleString("en")} more` }) : null)];
 }
 
 export function problem(error) {

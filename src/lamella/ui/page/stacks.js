@@ -54,7 +54,7 @@ export class Stacks {
     if (held) {
       const place = await ask("place", { ...this.question, kind: held.kind, id: held.id });
       if (age !== this.age) return;
-      if (place.box !== null) await this.go(place.box, place.column, { focus: focused, scroll: false });
+      if (place.box !== null) await this.go(place.box, held.column, { focus: focused, scroll: false, near: place.column });
     }
     if (first) this.sheet.scrollTop = this.sheet.scrollHeight;
     this.draw();
@@ -197,8 +197,8 @@ export class Stacks {
   make(box) {
     const words = describe(box);
     const tone = box.kind === "layer" ? (box.shared >= 16 ? "many" : box.shared >= 4 ? "more" : box.shared >= 2 ? "some" : "own") : "";
-    const element = el("button", { type: "button", class: `box ${box.kind} ${tone}`, tabindex: "-1", "data-kind": box.kind, "data-id": box.id, "data-span": box.span,
-      "aria-label": words.full, title: words.full, onclick: () => this.choose(element.box, this.columnOf(element.box)) },
+    const element = el("button", { type: "button", class: `box ${box.kind} ${tone}${box.gone ? " gone" : ""}`, tabindex: "-1", "data-kind": box.kind, "data-id": box.id, "data-span": box.span,
+      "aria-label": words.full, title: words.full, onclick: (event) => this.choose(element.box, this.columnAt(event, element.box)) },
       el("span", { class: "in" },
         el("span", { class: "line" },
           box.kind === "container" ? el("span", { class: `dot ${box.status === "running" ? "on" : ""}` }) : null,
@@ -226,7 +226,14 @@ export class Stacks {
   columnOf(box) {
     const seen = Math.round((this.sheet.scrollLeft + 8) / this.zoom);
     const wanted = this.cursor ? this.cursor.column : seen;
-    return Math.min(box.column + box.span - 1, Math.max(box.column, wanted));
+    return within(box, wanted);
+  }
+
+  // The column that was pointed at, or by keyboard the one that is walked along.
+  columnAt(event, box) {
+    if (!event.detail) return this.columnOf(box);
+    const column = Math.floor((event.clientX - this.ground.getBoundingClientRect().left - PAD) / this.zoom);
+    return within(box, column);
   }
 
   inColumn(column) {
@@ -255,27 +262,29 @@ export class Stacks {
     for (const element of this.elements.values()) this.put(element);
   }
 
-  async reveal(kind, id) {
-    if ([...this.elements.values()].some((element) => element.box.id === id && kindOf(element.box) === kind && this.inSight(element))) return;
+  // Bring a box and the stack it is looked at in into sight, as little as is needed.
+  async reveal(kind, id, stack = "") {
+    const { cursor } = this;
+    const box = cursor && cursor.kind === kind && cursor.id === id ? this.boxes.get(cursor.number) : null;
+    if (box && (!stack || this.stackOf(box, cursor.column) === stack)) { await this.go(box.number, cursor.column, { focus: false }); return; }
     const place = await ask("place", { ...this.question, kind, id });
-    if (place.box !== null) await this.go(place.box, place.column, { focus: false });
+    if (place.box === null) return;
+    const places = stack ? await Promise.all(["image", "container"].map((each) => ask("place", { ...this.question, kind: each, id: stack }))) : [];
+    const above = places.find((each) => each.box !== null);
+    await this.go(place.box, above ? above.column : place.column, { focus: false, near: place.column });
   }
 
-  inSight(element) {
-    const box = element.getBoundingClientRect();
-    const view = this.sheet.getBoundingClientRect();
-    return box.right > view.left + 20 && box.left < view.right - 20 && box.bottom > view.top && box.top < view.bottom;
-  }
-
-  async go(number, column, { focus = true, scroll = true } = {}) {
-    await this.load(Math.floor(column / CHUNK));
+  async go(number, wanted, { focus = true, scroll = true, near = wanted } = {}) {
+    await this.load(Math.floor(wanted / CHUNK));
+    if (!this.boxes.has(number)) await this.load(Math.floor(near / CHUNK));
     const box = this.boxes.get(number);
     if (!box) return;
+    const column = within(box, wanted);
     this.cursor = { ...held(box), column };
     if (scroll) {
       const left = PAD + column * this.zoom;
       if (left < this.sheet.scrollLeft + PAD) this.sheet.scrollLeft = left - PAD;
-      else if (left + this.zoom > this.sheet.scrollLeft + this.sheet.clientWidth) this.sheet.scrollLeft = left + this.zoom + PAD - this.sheet.clientWidth;
+      else if (left + this.zoom > this.sheet.scrollLeft + this.sheet.clientWidth) this.sheet.scrollLeft = Math.min(left - GAP, left + this.zoom + PAD - this.sheet.clientWidth);
       const full = this.ground.offsetHeight;
       const top = full - GROUND - box.bottom - box.height;
       if (top < this.sheet.scrollTop) this.sheet.scrollTop = top - 12;
@@ -376,6 +385,8 @@ export class Stacks {
 
 export const kindOf = (box) => (["init", "writable", "missing"].includes(box.kind) ? "layer" : box.kind);
 
+const within = (box, column) => Math.min(box.column + box.span - 1, Math.max(box.column, column));
+
 const held = (box) => ({ number: box.number, kind: kindOf(box), id: box.id });
 
 function describe(box) {
@@ -384,7 +395,7 @@ function describe(box) {
   switch (box.kind) {
     case "layer": {
       const sharing = box.shared > 1 ? `shared by ${count(box.shared, "image")}` : "";
-      return { name, size: bytes, note: sharing || short(box.id), full: `Layer: ${name}${bytes ? `, ${bytes}` : ""}${sharing ? `, ${sharing}` : ""}` };
+      return { name, size: bytes, note: box.gone ? "directory missing" : sharing || short(box.id), full: `Layer: ${name}${bytes ? `, ${bytes}` : ""}${sharing ? `, ${sharing}` : ""}${box.gone ? ", its directory is missing" : ""}` };
     }
     case "missing": return { name, size: "", note: "missing", full: `Missing layer ${short(box.id)}: ${name}` };
     case "image": {

@@ -1,6 +1,6 @@
 // Files of a layer by size: nested boxes, to be entered; what the layers above hide is hatched.
 
-import { ask, count, el, shown, size } from "./kit.js";
+import { ask, count, el, problem, replace, shown, size, unread } from "./kit.js";
 
 // Split a rectangle among weights, keeping the pieces near to square.
 export function squarify(weights, left, top, width, height) {
@@ -49,25 +49,40 @@ export class TreeMap {
     this.layer = layer;
     this.stack = stack;
     this.trail = [];
+    this.turn = 0;
+    this.text = "";
+    this.document = null;
     this.crumbs = el("div", { class: "crumbs" });
     this.map = el("div", { class: "map", role: "group", "aria-label": "Files by size. Enter goes into a directory, Backspace back up.", onkeydown: (event) => this.key(event) });
     this.summary = el("div");
     this.list = el("div");
+    this.troubles = el("div");
     this.element = el("div", { class: "files" }, this.summary, this.crumbs, this.map,
-      el("p", { class: "key" }, el("span", {}, el("i"), "hidden by a layer above")), this.list);
+      el("p", { class: "key" }, el("span", {}, el("i"), "hidden by a layer above")), this.troubles, this.list);
+    new ResizeObserver(() => { if (this.document && this.map.clientWidth && this.map.clientWidth !== this.width) this.paint(); }).observe(this.map);
   }
 
   async open(trail = [], { focus = false } = {}) {
+    const turn = ++this.turn;
     const path = trail.map((step) => step.ref).join("/");
     let document;
     try {
       document = await ask("files", { layer: this.layer, stack: this.stack }, { raw: path ? `path=${path}` : "" });
     } catch (error) {
-      this.element.replaceChildren(el("p", { class: "error-text", text: shown(error.message) }));
+      if (turn !== this.turn) return;
+      this.text = "";
+      this.document = null;
+      replace(this.map, problem(error));
+      this.list.replaceChildren();
       return;
     }
-    this.trail = trail;
-    this.draw(document);
+    if (turn !== this.turn) return;
+    const text = JSON.stringify(document);
+    if (text !== this.text) {
+      this.trail = trail;
+      this.text = text;
+      this.draw(document);
+    }
     if (focus) (this.map.querySelector("button") || this.crumbs.querySelector("button")).focus();
   }
 
@@ -79,10 +94,11 @@ export class TreeMap {
         ["Wasted", wasted === null ? "not told" : size(wasted), wasted ? "lost" : ""]].map(([name, value, state]) =>
         el("div", { title: { "Hidden here": "Overwritten or deleted by a layer above, in this image", Wasted: "Hidden in every image that has the layer: no one can read it" }[name] }, el("dt", { text: name }), el("dd", { class: state || null, text: value })))));
     this.summary.className = this.trail.length ? "" : "map-figures";
-    this.crumbs.replaceChildren(...[{ name: "/" }, ...this.trail].map((step, index, all) =>
+    replace(this.crumbs, ...[{ name: "/" }, ...this.trail].map((step, index, all) =>
       el("button", { type: "button", "aria-current": index === all.length - 1 ? "true" : null, onclick: () => this.open(this.trail.slice(0, index), { focus: true }) },
         index === 0 ? "/" : `${shown(step.name)}/`)));
     this.paint();
+    this.troubles.replaceChildren(...unread(document.problems));
     const rows = document.items.filter((item) => item.kind !== "rest").slice(0, 8);
     this.list.replaceChildren(rows.length ? el("table", {}, el("thead", {}, el("tr", {}, el("th", { text: "Name" }), el("th", { class: "n", text: "Size" }), el("th", { class: "n", text: "Hidden" }))),
       el("tbody", {}, rows.map((item) => el("tr", {},
@@ -93,15 +109,16 @@ export class TreeMap {
 
   paint() {
     const { items } = this.document;
-    const width = this.map.clientWidth || 420;
+    this.width = this.map.clientWidth;
+    const width = this.width || 420;
     const height = this.map.clientHeight || 296;
     const weighty = items.filter((item) => item.size > 0);
     if (!weighty.length) {
-      this.map.replaceChildren(el("p", { class: "empty", text: items.length ? `${count(this.document.files, "file")}, all of them empty` : "No files here" }));
+      replace(this.map, el("p", { class: "empty", text: items.length ? `${count(this.document.files, "file")}, all of them empty` : "No files here" }));
       return;
     }
     const places = squarify(weighty.map((item) => item.size), 0, 0, width, height);
-    this.map.replaceChildren(...places.map((place, index) => this.cell(weighty[index], place)));
+    replace(this.map, ...places.map((place, index) => this.cell(weighty[index], place)));
   }
 
   cell(item, place) {

@@ -1,6 +1,6 @@
 // The views beside the drawing: a path in all images, the ledger, the check.
 
-import { ask, brief, chips, count, el, link, problem, short, shown, size, when } from "./kit.js";
+import { ask, brief, chips, count, el, link, problem, replace, short, shown, size, tell, unread, when } from "./kit.js";
 
 export class Find {
   constructor(form, input, found) {
@@ -12,18 +12,28 @@ export class Find {
     });
   }
 
+  open(path) {
+    if (path) this.input.value = path;
+    this.run(path);
+  }
+
   async run(path) {
     const turn = ++this.turn;
-    if (path) this.input.value = path;
     this.path = path;
-    if (!path) { this.found.replaceChildren(); return; }
+    if (!path) { this.found.replaceChildren(); this.text = ""; return; }
     let content;
+    let text = "";
     try {
-      content = answer(await ask("find", { path }));
+      const { version, ...document } = await ask("find", { path });
+      text = JSON.stringify(document);
+      content = answer(document);
     } catch (error) {
       content = [problem(error)];
     }
-    if (turn === this.turn) this.found.replaceChildren(...content);
+    if (turn !== this.turn || (text && text === this.text)) return;
+    this.text = text;
+    replace(this.found, ...content);
+    tell(this.found.firstChild.textContent);
   }
 }
 
@@ -31,9 +41,9 @@ function answer(document) {
   const total = document.versions.reduce((sum, version) => sum + version.count, 0);
   const kinds = document.versions.length;
   const everyone = total + document.absent_count + document.unreadable.length;
-  const content = [el("p", { class: "summary", role: "status" }, total
+  const content = [el("p", { class: "summary", text: total
     ? `${count(kinds, "version")} in ${total.toLocaleString("en")} of ${count(everyone, "image")} and containers`
-    : `No image or container has ${shown(document.path)}`)];
+    : `No image or container has ${shown(document.path)}` })];
   for (const version of document.versions) {
     const stack = version.holders[0];
     content.push(el("article", { class: "card version" },
@@ -53,25 +63,37 @@ function answer(document) {
 // ------------------------------------------------------------------------------------------------ ledger
 
 export class Ledger {
-  constructor(element) { this.element = element; this.turn = 0; }
+  constructor(element) {
+    this.element = element;
+    this.turn = 0;
+    this.text = "";
+    this.lengths = new Map();
+  }
 
   async run() {
     const turn = ++this.turn;
     if (!this.element.childElementCount) this.element.replaceChildren(el("p", { class: "empty", text: "Measuring …" }));
     let content;
+    let text = "";
     try {
-      content = sheets(await ask("ledger"));
+      const document = await ask("ledger");
+      text = JSON.stringify(document);
+      if (turn !== this.turn || text === this.text) return;
+      content = sheets(document, this.lengths);
     } catch (error) {
       content = [problem(error)];
     }
-    if (turn === this.turn) this.element.replaceChildren(...content);
+    if (turn !== this.turn) return;
+    this.text = text;
+    replace(this.element, ...content);
   }
 }
 
 const ORDER = ["layers", "images", "blobs", "containers", "logs", "volumes", "build", "lamella", "engine", "unaccounted"];
 const swatch = (section) => `s${Math.max(0, ORDER.indexOf(section))}`;
 
-function sheets(ledger) {
+// *lengths* holds how far each table was opened, so that it stays so.
+function sheets(ledger, lengths) {
   const parts = ledger.sections.filter((section) => section.bytes > 0);
   const total = Math.max(1, ledger.bytes);
   const content = [
@@ -80,6 +102,7 @@ function sheets(ledger) {
     table(["", "Items", "Size", "Can be had back", "Inodes"], ledger.sections, (section) => [
       el("td", {}, el("span", { class: `swatch ${swatch(section.section)}` }), section.title), number(section.items.toLocaleString("en")), number(size(section.bytes)), number(section.reclaimable ? size(section.reclaimable) : "–"), number(section.inodes.toLocaleString("en"))]),
   ];
+  content.push(...unread(ledger.problems));
   const lists = [
     ["Images", ledger.images.filter((image) => !image.build), ["Image", "Own", "Shared", "Size", "Can be had back"], (image) => [named("image", image.id, image.names[0]), number(size(image.own)), number(size(image.shared)), number(size(image.bytes)), number(image.reclaimable ? size(image.reclaimable) : "–")]],
     ["Containers", ledger.containers, ["Container", "State", "Writable", "Log", "Size"], (each) => [named("container", each.id, each.name), el("td", { text: shown(each.status) }), number(size(each.writable)), number(size(each.log)), number(size(each.bytes))]],
@@ -89,7 +112,7 @@ function sheets(ledger) {
   ];
   for (const [title, rows, head, cells] of lists) {
     if (!rows.length) continue;
-    content.push(el("h3", {}, title, el("span", { class: "muted", text: rows.length.toLocaleString("en") })), table(head, rows, cells));
+    content.push(el("h3", {}, title, el("span", { class: "muted", text: rows.length.toLocaleString("en") })), table(head, rows, cells, { key: title, lengths }));
   }
   return content;
 }
@@ -99,18 +122,28 @@ const named = (kind, id, name) => el("td", {}, el("a", { href: link(kind, id), t
 
 const PAGE = 50;
 
-function table(head, rows, cells) {
+// What was pressed has gone: the focus goes on to the first that it brought.
+function onward(element) {
+  element.tabIndex = -1;
+  element.focus({ preventScroll: true });
+}
+
+function table(head, rows, cells, { key = "", lengths = new Map() } = {}) {
   const body = el("tbody");
   const more = el("button", { type: "button", class: "quiet" });
-  const show = () => {
-    const from = body.childElementCount;
-    body.append(...rows.slice(from, from + PAGE).map((row) => el("tr", {}, cells(row))));
+  const show = (length) => {
+    body.append(...rows.slice(body.childElementCount, length).map((row) => el("tr", {}, cells(row))));
     const left = rows.length - body.childElementCount;
     more.hidden = left <= 0;
     more.textContent = `Show ${Math.min(PAGE, left)} more of ${left.toLocaleString("en")}`;
   };
-  more.addEventListener("click", show);
-  show();
+  more.addEventListener("click", () => {
+    const from = body.childElementCount;
+    lengths.set(key, from + PAGE);
+    show(from + PAGE);
+    if (more.hidden) onward(body.children[from]);
+  });
+  show(lengths.get(key) || PAGE);
   return el("div", {}, el("table", {}, el("thead", {}, el("tr", {}, head.map((title, index) => el("th", { class: index && index >= head.length - numbers(head) ? "n" : null, scope: "col", text: title })))), body), more);
 }
 
@@ -121,19 +154,38 @@ const numbers = (head) => { let found = 0; while (found < head.length && NUMBERS
 
 export class Check {
   constructor(button, deep, findings) {
-    Object.assign(this, { button, deep, findings });
+    Object.assign(this, { button, deep, findings, busy: false });
     button.addEventListener("click", () => this.run());
   }
 
+  // The button stays where the keyboard is; it only does nothing meanwhile.
   async run() {
-    this.button.disabled = true;
-    this.findings.replaceChildren(el("p", { class: "empty", text: this.deep.checked ? "Reading every file …" : "Looking at every record and every file …" }));
+    if (this.busy) return;
+    this.busy = true;
+    this.button.setAttribute("aria-disabled", "true");
+    const begun = performance.now();
+    const spent = el("span", { class: "muted" });
+    const clock = setInterval(() => { spent.textContent = ` ${count(Math.round((performance.now() - begun) / 1000), "second")}`; }, 1000);
+    const doing = this.deep.checked ? "Reading every file …" : "Looking at every record and every file …";
+    tell(doing);
+    this.findings.replaceChildren(el("p", { class: "empty", text: doing }), el("p", { class: "spent" }, spent));
+    let content;
     try {
-      this.findings.replaceChildren(...verdict(await ask("check", { deep: this.deep.checked })));
+      content = verdict(await ask("check", { deep: this.deep.checked }));
     } catch (error) {
-      this.findings.replaceChildren(problem(error));
+      content = [problem(error)];
     }
-    this.button.disabled = false;
+    clearInterval(clock);
+    replace(this.findings, ...content);
+    tell(this.findings.firstChild.textContent);
+    this.button.removeAttribute("aria-disabled");
+    this.busy = false;
+  }
+
+  // What was found was found in the store as it was.
+  outdated() {
+    const verdict = this.findings.querySelector(".verdict");
+    if (verdict && !this.findings.querySelector(".outdated")) verdict.after(el("p", { class: "outdated", text: "The store has changed since." }));
   }
 }
 
@@ -152,9 +204,10 @@ function verdict(report) {
       finding.remedy ? el("span", { class: "remedy", text: `lamella fsck --heal: ${finding.remedy}` }) : null)));
     more.hidden = list.childElementCount >= report.findings.length;
     more.textContent = `Show more (${report.findings.length - list.childElementCount} left)`;
+    if (from && more.hidden) onward(list.children[from]);
   };
   more.addEventListener("click", show);
   show();
-  return [el("p", { class: "verdict", role: "status" }, el("span", { class: `dot ${state}` }), state === "ok" ? "The store is sound" : told),
+  return [el("p", { class: "verdict" }, el("span", { class: `dot ${state}` }), state === "ok" ? "The store is sound" : told),
     el("p", { class: "muted", text: `${count(report.layers, "layer")} ${report.deep ? "read whole" : "looked at"}${state === "ok" && told ? `; ${told}` : ""}` }), list, more];
 }
