@@ -16,6 +16,8 @@ from tests.support.cli import Lamella
 from tests.support.dockerd import Dockerd
 from tests.support.engines import Containerd, Podman
 
+DAMAGES_STORES = True  # on purpose: they are looked at with that
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
