@@ -188,3 +188,32 @@ def test_the_command_line_says_what_it_did(root: Path) -> None:
     assert lamella.try_run("fsck", "--dry-run").returncode == 1
     missing = Lamella(root / "nowhere").try_run("fsck")
     assert missing.returncode == 8
+
+
+def test_what_lay_in_another_thing_that_was_moved_comes_back_after_it(root: Path) -> None:
+    """A run takes things away within one second: what was in a directory first, then the directory."""
+    before = listing(root)
+    places = []
+    for number in range(6):
+        place = root / "containers" / (f"{number}5" * 32)
+        place.mkdir()
+        (place / ".tmp-config.v2.json1").write_text("{")
+        places.append(place)
+    damaged = listing(root)
+    reclaim_store(root)
+    assert not any(place.exists() for place in places)
+    undo(root)
+    assert listing(root) == damaged != before
+    assert list_quarantine(root) == []
+
+
+def test_what_has_no_place_to_come_back_to_is_told_before_anything_is_moved(root: Path) -> None:
+    place = root / "containers" / ("5" * 64)
+    place.mkdir()
+    (place / ".tmp-config.v2.json1").write_text("{")
+    reclaim_store(root)
+    entries = {entry.code: entry for entry, _ in list_quarantine(root)}
+    after = listing(root)
+    with pytest.raises(Conflict, match="does not exist any more"):
+        undo(root, [entries["draft-left"].id, entries["directory-orphan"].id])
+    assert listing(root) == after
