@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from lamella.errors import Conflict, DataLoss, InvalidArgument, LamellaError, NotFound
 from lamella.fs.atomic import fsync_dir, write_file
+from lamella.linux.locks import is_locked
 from lamella.model.documents import decode_object
 from lamella.model.gojson import encode
 from lamella.store.smallfiles import is_directory, list_names, read_small
@@ -31,6 +32,8 @@ _GONE = "-removing"
 _DRAFT = ".draft-"
 MAKING = "making"
 """Holds the inode of a replacement that is being made in an entry, until it has changed places with the damaged one."""
+HEALING = "healing"
+"""The lock of whoever mends the store: beside the quarantine, held also while layers are fetched without the store lock."""
 
 
 class Entry(NamedTuple):
@@ -143,10 +146,10 @@ class Quarantine:
         return entry._replace(held=tuple(held))
 
     def entries(self) -> list[Entry]:
-        """Return all readable entries, oldest first."""
+        """Return all readable entries, oldest first; one in which a replacement is being made is none yet."""
         found = []
         for name in list_names(self.directory):
-            if _ID.fullmatch(name):
+            if _ID.fullmatch(name) and not os.path.lexists(self.directory / name / MAKING):
                 try:
                     found.append(self._read(name))
                 except (LamellaError, OSError):
@@ -197,17 +200,30 @@ class Quarantine:
         """Delete an entry with all that is in it; a kill in the middle is finished by ``sweep``."""
         gone = self.directory / f"{entry.id}{_GONE}"
         os.rename(entry.path, gone)
-        self.sweep()
+        self._finish_removals()
 
-    def sweep(self) -> None:
-        """Finish deletions that were begun, and drop replacements that were never put in place."""
+    def sweep(self, *, replacements: bool = False) -> None:
+        """Finish deletions that were begun, and drop replacements that were never put in place.
+
+        While a store is mended, replacements are being made, and only who mends it says *replacements*.
+        """
+        self._finish_removals()
+        if replacements or not is_locked(self.directory.parent / HEALING):
+            self._drop_replacements()
+
+    def _finish_removals(self) -> None:
         from lamella.fs.tree import remove_tree
 
         for name in list_names(self.directory):
             path = self.directory / name
             if name.endswith(_GONE) or name.startswith(_DRAFT):
                 remove_tree(path)
-                continue
+
+    def _drop_replacements(self) -> None:
+        from lamella.fs.tree import remove_tree
+
+        for name in list_names(self.directory):
+            path = self.directory / name
             try:
                 made = read_small(path / MAKING)
             except (LamellaError, OSError):

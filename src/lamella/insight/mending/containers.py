@@ -16,6 +16,7 @@ from lamella.fs.atomic import fsync_dir, sync_filesystem, write_file
 from lamella.insight.checks.directories import Stacks, true_parent
 from lamella.insight.findings import Finding
 from lamella.insight.mending.base import Bench, Hopeless, Plan
+from lamella.insight.mending.records import make_layerdb
 from lamella.insight.survey import RawContainer, Survey
 from lamella.linux.libc import exchange
 from lamella.model.digest import ChainID, ImageID
@@ -210,6 +211,7 @@ def mend_layer(bench: Bench, finding: Finding) -> Plan:
 
 def _write_mount(bench: Bench, finding: Finding, rw: RWLayer) -> None:
     place = bench.survey.layerdb / "mounts"
+    make_layerdb(bench.survey)
     place.mkdir(mode=0o755, exist_ok=True)
     path = place / rw.owner
     if not os.path.lexists(path):

@@ -24,7 +24,7 @@ from lamella.insight.survey import Survey
 from lamella.linux import libc
 from lamella.model.digest import ChainID, DiffID, Digest, ImageID
 from lamella.model.ids import CacheID, is_link_id, new_cache_id, new_link_id
-from lamella.store.layerdb import TAR_SPLIT
+from lamella.store.layerdb import TAR_SPLIT, find_cache_id
 
 if TYPE_CHECKING:
     from lamella.changeset.apply import Applied
@@ -75,11 +75,23 @@ def _fetch(
     write_file(entry.path / MAKING, inode_of(fresh))
     sync_filesystem(entry.path)
     with locked():
-        _swap(bench, entry, target, chain)
+        if not _is_as_before(survey, chain):
+            bench.quarantine.remove(entry)
+            raise Hopeless("it was removed or stored anew meanwhile")
+        _swap(bench, finding, entry, target, chain)
         _record(bench, entry, chain, parent, diff, target, applied.size)
         (entry.path / TAR_SPLIT).unlink(missing_ok=True)
         (entry.path / MAKING).unlink(missing_ok=True)
         bench.quarantine.rest(entry)
+
+
+def _is_as_before(survey: Survey, chain: ChainID) -> bool:
+    """Tell whether a layer's record is still the one that was looked at, or still not there."""
+    layer = survey.layers.get(chain)
+    record = survey.records / chain[7:]
+    if layer is None:
+        return not os.path.lexists(record)
+    return os.path.lexists(record) and find_cache_id(record) == layer.cache_id
 
 
 def _download(bench: Bench, chain: ChainID, diff: DiffID, fresh: Path, record: Path) -> Applied:
@@ -132,11 +144,12 @@ def _target(survey: Survey, chain: ChainID) -> CacheID:
     return new_cache_id()
 
 
-def _swap(bench: Bench, entry: Entry, target: CacheID, chain: ChainID) -> None:
+def _swap(bench: Bench, finding: Finding, entry: Entry, target: CacheID, chain: ChainID) -> None:
     """Put the fresh files in place of the old ones, which are then the quarantine's."""
     home = bench.survey.home / target
     fresh = entry.path / "0"
-    if not os.path.lexists(home):
+    if not home.is_dir() or home.is_symlink():
+        bench.aside_if_there(finding, home)
         _place_directory(bench, entry, target, chain)
     elif not os.path.lexists(home / "diff"):
         os.rename(fresh, home / "diff")

@@ -162,6 +162,8 @@ def mend_tar_split(bench: Bench, finding: Finding) -> Plan:
                 _walk_digest(files, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
+            if not (layer.path / TAR_SPLIT).is_file():
+                bench.aside_if_there(finding, layer.path / TAR_SPLIT)
             os.rename(draft, layer.path / TAR_SPLIT)
 
         return Plan(text, write)
@@ -224,10 +226,18 @@ def _write_record(bench: Bench, chain: ChainID, parent: ChainID | None, diff: Di
 def new_write_set(survey: Survey) -> Path:
     """Make the directory in which a layer's record is written."""
     staging = survey.layerdb / "tmp"
+    make_layerdb(survey)
     staging.mkdir(mode=0o755, exist_ok=True)
     draft = staging / f"write-set-{int.from_bytes(os.urandom(8), 'big')}"
     os.mkdir(draft, 0o700)
     return draft
+
+
+def make_layerdb(survey: Survey) -> None:
+    """Make the directory of all layer records, if it is gone."""
+    for path, mode in ((survey.root / "image", 0o700), (survey.image_dir, 0o700), (survey.layerdb, 0o700)):
+        if not os.path.lexists(path):
+            Bench.make_directory(path, mode)
 
 
 def publish_record(
