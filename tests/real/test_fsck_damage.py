@@ -16,7 +16,7 @@ import pytest
 
 from lamella.engine.keeping import list_quarantine, reclaim_store, undo
 from lamella.engine.registries import Registries, connected
-from lamella.errors import InUse, NotFound
+from lamella.errors import InUse, NotFound, Unavailable
 from lamella.insight.findings import CODES, Severity
 from lamella.insight.fsck import Report, check_store
 from lamella.insight.heal import Healed, heal_store
@@ -150,6 +150,36 @@ def test_a_mending_that_is_killed_is_gone_on_with(store: CheckedStore, tmp_path:
         mend()
         assert told(check_store(root, deep=True, processes=1)) == [], f"killed at point {point} of {total}"
         assert image_names(root) == images
+
+
+@pytest.mark.parametrize("name", ["flip config of one", "truncate repositories.json", "truncate config.v2.json"])
+def test_a_kill_while_a_file_is_replaced_leaves_the_old_one_or_the_new(
+    store: CheckedStore, tmp_path: Path, name: str
+) -> None:
+    start, root = copy_store(store.root, tmp_path / "start"), tmp_path / "root"
+    BY_NAME[name].inflict(Place(start, store))
+
+    def mend() -> None:
+        heal_store(root, connect=connect, processes=1)
+
+    copy_store(start, root)
+    total = faults.count_changes(mend, tmp_path / "count")
+    mend()
+    wanted = seen(root)
+    for point in range(1, total + 1, 3):
+        copy_store(start, root)
+        assert faults.run(mend, die_at=point) in (0, faults.KILLED)
+        mend()
+        assert told(check_store(root, processes=1)) == [], f"killed at point {point} of {total}"
+        assert seen(root) == wanted, f"killed at point {point} of {total}"
+
+
+def seen(root: Path) -> tuple[str, str]:
+    lamella = Lamella(root)
+    return (
+        lamella.run("images", "-a", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"),
+        lamella.run("ps", "-a", "--format", "{{.Names}} {{.Image}}"),
+    )
 
 
 def image_names(root: Path) -> list[str]:
@@ -299,6 +329,53 @@ def test_what_was_mended_in_the_end_is_not_told_as_a_failure(store: CheckedStore
     BY_NAME["remove diff of a layer of one"].inflict(Place(root, store))
     healed = heal_store(root, connect=connect)
     assert [step for step in healed.steps if step.failure] == []
+
+
+AGAIN = ["remove diff of a layer of one", "remove the directory of a layer of one", "remove the record of a layer of one",
+         "flip config of two"]  # fmt: skip
+
+
+@contextlib.contextmanager
+def silence(reference: Reference) -> Iterator[Registry]:
+    """A registry that does not answer."""
+    raise Unavailable(f"{reference.domain}: connection refused")
+    yield
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_an_image_stays_while_its_registry_does_not_answer(store: CheckedStore, tmp_path: Path, name: str) -> None:
+    root = copy_store(store.root, tmp_path / "root")
+    BY_NAME[name].inflict(Place(root, store))
+    images = image_names(root)
+    healed = heal_store(root, connect=silence, processes=1)
+    assert image_names(root) == images
+    assert all("connection refused" in step.failure for step in healed.steps if step.failure)
+    assert told(heal_store(root, connect=connect, processes=1).after) == []
+    assert image_names(root) == images
+
+
+@pytest.mark.parametrize("left", [0, 3 * 4096])
+@pytest.mark.parametrize("name", AGAIN)
+def test_a_full_disk_costs_no_image(store: CheckedStore, tmp_path: Path, name: str, left: int) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "disk", disk], check=True)
+    try:
+        root = copy_store(store.root, disk / "root")
+        BY_NAME[name].inflict(Place(root, store))
+        images = image_names(root)
+        with (disk / "fill").open("wb", buffering=0) as file:
+            with contextlib.suppress(OSError):
+                while file.write(bytes(4096)) == 4096:
+                    pass
+            file.truncate(file.tell() - left)
+        heal_store(root, connect=connect, processes=1)
+        assert image_names(root) == images
+        (disk / "fill").unlink()
+        assert told(heal_store(root, connect=connect, processes=1).after) == []
+        assert image_names(root) == images
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 @pytest.mark.parametrize("name", ["containers", "overlay2", "image/overlay2/layerdb"])

@@ -11,7 +11,7 @@ import pytest
 
 from lamella.engine.keeping import check_store, list_quarantine, reclaim_store, undo
 from lamella.errors import Conflict, NotFound
-from lamella.insight.quarantine import RECORD
+from lamella.insight.quarantine import RECORD, Quarantine
 from lamella.model.ids import CacheID
 from lamella.store.imagestore import ImageStore
 from tests.support import faults
@@ -217,3 +217,19 @@ def test_what_has_no_place_to_come_back_to_is_told_before_anything_is_moved(root
     with pytest.raises(Conflict, match="does not exist any more"):
         undo(root, [entries["draft-left"].id, entries["directory-orphan"].id])
     assert listing(root) == after
+
+
+def test_what_cannot_be_moved_as_a_whole_stays_where_it_is(root: Path) -> None:
+    before = listing(root)
+    record = next((root / "image/overlay2/layerdb/sha256").iterdir())
+    subprocess.run(["mount", "--bind", root / "overlay2", root / "overlay2"], check=True)  # a disk of its own
+    try:
+        with pytest.raises(OSError, match="cross-device"):
+            Quarantine(root).put("layer-unused", "a test", [record, root / "overlay2" / ORPHAN])
+        answer = Lamella(root).try_run("reclaim")
+        assert answer.returncode == 1
+        assert answer.stdout.endswith("2 orphans could not be moved\n")
+    finally:
+        subprocess.run(["umount", root / "overlay2"], check=True)
+    assert listing(root) == before
+    assert list_quarantine(root) == []

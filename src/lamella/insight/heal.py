@@ -8,13 +8,14 @@ with dockerd kept out, but for fetching.  A kill at any instant leaves a store t
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lamella.errors import DataLoss, InUse, LamellaError
+from lamella.errors import DataLoss, InUse, LamellaError, Unauthorized, Unavailable
 from lamella.insight.contents import Trouble
 from lamella.insight.findings import CODES, Finding, Severity
 from lamella.insight.fsck import Report, check_files, check_records, check_store, content_tasks, in_order, require_root
@@ -31,6 +32,7 @@ from lamella.store import dockerd
 _ROUNDS = 200
 _PASSES = 3
 _NO_REMEDY = "nothing is done about it"
+_SHORTAGES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 FILES = frozenset({"layer-file-missing", "layer-file-changed", "layer-content-damaged"})
 RECOVERY = frozenset({"transaction-dead", "unclean", "holder-stale"})
 Mend = Callable[[Bench, Finding], Plan]
@@ -170,6 +172,8 @@ class _Healer:
         self._quarantine = Quarantine(root)
         self._tried: set[tuple[int, tuple[str, str, tuple[str, ...]]]] = set()
         self._sound: dict[str, tuple[object, ...]] = {}
+        self._later: dict[tuple[str, str, tuple[str, ...]], str] = {}
+        """What may be mended another time, and why not now: it is not to be given up."""
         self._steps: list[Step] = []
         self.run = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.urandom(3).hex()}"
         # Layers that were sound need not be read again while nobody touches them.
@@ -236,6 +240,7 @@ class _Healer:
                     try:
                         plan = stage[finding.code](bench, finding)
                     except (Hopeless, LamellaError, OSError) as error:
+                        self._put_off(finding, error)
                         self._note(finding, finding.text, str(error))
                         continue
                     if plan.slow:
@@ -256,10 +261,26 @@ class _Healer:
         try:
             plan.act()
         except (Hopeless, LamellaError, OSError) as error:
+            self._put_off(finding, error)
             self._note(finding, plan.text, str(error))
             return False
         self._note(finding, plan.text, "")
         return True
+
+    def _put_off(self, finding: Finding, error: Exception) -> None:
+        """Remember what failed for want of a registry's answer or of space, not for good."""
+        if (isinstance(error, OSError) and error.errno in _SHORTAGES) or isinstance(error, (Unavailable, Unauthorized)):
+            self._later[finding.key] = str(error)
+
+    def _unless_later(self, mend: Mend) -> Mend:
+        """Keep from being given up what may be mended another time."""
+
+        def checked(bench: Bench, finding: Finding) -> Plan:
+            if finding.key in self._later and not self._set_aside:
+                raise Hopeless(f"not now: {self._later[finding.key]}")
+            return mend(bench, finding)
+
+        return checked
 
     def _note(self, finding: Finding, text: str, failure: str) -> None:
         self._steps.append(Step(finding.code, finding.path, text, failure))
@@ -383,16 +404,16 @@ class _Healer:
                 "image-metadata-orphan": lambda bench, item: bench.plan_aside(item, [Path(item.path)]),
             },
             {
-                "image-config-damaged": _image_aside,
-                "image-layers-missing": _image_aside,
-                "layer-record-damaged": _users_aside,
-                "layer-directory-missing": _users_aside,
-                "layer-parent-missing": _users_aside,
+                "image-config-damaged": self._unless_later(_image_aside),
+                "image-layers-missing": self._unless_later(_image_aside),
+                "layer-record-damaged": self._unless_later(_users_aside),
+                "layer-directory-missing": self._unless_later(_users_aside),
+                "layer-parent-missing": self._unless_later(_users_aside),
                 **(
                     dict.fromkeys((*FILES, "layer-tarsplit-damaged"), _users_aside) if self._set_aside else {}
                 ),
             },
-            {"layer-record-damaged": _record_aside, "layer-directory-missing": _record_aside},
+            dict.fromkeys(("layer-record-damaged", "layer-directory-missing"), self._unless_later(_record_aside)),
             {"reference-unknown-image": records.drop_reference, "reference-malformed": records.drop_reference},
             dict.fromkeys(("directory-orphan", "short-name-left", "write-set-left", "removal-unfinished", "container-leftover", "mount-record-orphan", "layer-unused"), _orphan),
         ]  # fmt: skip

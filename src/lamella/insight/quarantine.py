@@ -126,8 +126,8 @@ class Quarantine:
         return Entry(entry_id, path, moment, run, code, text, tuple(proof), origins, dict(references or {}), ())
 
     def fill(self, entry: Entry) -> Entry:
-        """Move what an entry's record names, as far as it is still where it was."""
-        held = []
+        """Move what an entry's record names, as far as it is still where it was; all that can be moved, or nothing."""
+        held: list[int] = []
         parents = set()
         for number, origin in enumerate(entry.origins):
             source = self.root / origin
@@ -135,6 +135,11 @@ class Quarantine:
                 os.rename(source, entry.path / str(number))
             except FileNotFoundError:
                 pass
+            except OSError:  # a disk of its own, or a full one
+                for done in reversed(held):
+                    os.rename(entry.path / str(done), self.root / entry.origins[done])
+                self.remove(entry)
+                raise
             else:
                 parents.add(source.parent)
             if os.path.lexists(entry.path / str(number)):

@@ -53,8 +53,7 @@ def mend_config(bench: Bench, finding: Finding) -> Plan:
 
 def _keep(bench: Bench, finding: Finding, path: Path, raw: bytes) -> None:
     """Write a document; the old one goes to quarantine, it may tell more to a person than to us."""
-    bench.aside_if_there(finding, path)
-    write_file(path, raw, mode=0o600)
+    bench.supersede(finding, path, raw, 0o600)
 
 
 def _change_places(path: Path, other: Path) -> None:

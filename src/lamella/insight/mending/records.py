@@ -338,8 +338,7 @@ def mend_references(bench: Bench, finding: Finding) -> Plan:
     kept = dict(_readable(survey, path))
 
     def act() -> None:
-        bench.aside_if_there(finding, path)
-        write_references(survey, kept)
+        bench.supersede(finding, path, encode_references(kept), 0o600)
 
     count = len(kept)
     lost = len(set(survey.images) - set(kept.values()))
@@ -378,7 +377,7 @@ def drop_reference(bench: Bench, finding: Finding) -> Plan:
 
 def make_references(bench: Bench, _finding: Finding) -> Plan:
     """Make the file of references that is missing."""
-    return Plan("make an empty repositories.json", lambda: write_references(bench.survey, {}))
+    return Plan("make an empty repositories.json", lambda: _write(bench.survey, {}))
 
 
 def remove_references(survey: Survey, keys: set[str]) -> None:
@@ -395,12 +394,12 @@ def remove_references(survey: Survey, keys: set[str]) -> None:
         _write(survey, kept)
 
 
-def write_references(survey: Survey, references: dict[str, str]) -> None:
-    """Write the file of references with these alone."""
+def encode_references(references: dict[str, str]) -> bytes:
+    """Give the content of a file with these references alone."""
     table: dict[str, dict[str, str]] = {}
     for key, image in references.items():
         table.setdefault(parse_reference(key).familiar_name(), {})[key] = image
-    _write(survey, table)
+    return _encoded(table)
 
 
 def add_references(survey: Survey, references: dict[str, str]) -> None:
@@ -417,5 +416,8 @@ def add_references(survey: Survey, references: dict[str, str]) -> None:
 def _write(survey: Survey, table: dict[str, dict[str, str]]) -> None:
     from lamella.fs.atomic import write_file
 
-    document = {"Repositories": {name: dict(sorted(table[name].items())) for name in sorted(table)}}
-    write_file(survey.image_dir / "repositories.json", encode(document), mode=0o600)
+    write_file(survey.image_dir / "repositories.json", _encoded(table), mode=0o600)
+
+
+def _encoded(table: dict[str, dict[str, str]]) -> bytes:
+    return encode({"Repositories": {name: dict(sorted(table[name].items())) for name in sorted(table)}})
