@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from lamella.engine.keeping import check_store, list_quarantine, reclaim_store, undo
+from lamella.engine.keeping import check_store, heal_store, list_quarantine, reclaim_store, undo
 from lamella.errors import Conflict, NotFound
+from lamella.insight.orphans import Orphan, find_orphans
 from lamella.insight.quarantine import RECORD, Quarantine
+from lamella.insight.survey import Survey
 from lamella.model.ids import CacheID
 from lamella.store.imagestore import ImageStore
 from tests.support import faults
@@ -233,3 +237,21 @@ def test_what_cannot_be_moved_as_a_whole_stays_where_it_is(root: Path) -> None:
         subprocess.run(["umount", root / "overlay2"], check=True)
     assert listing(root) == before
     assert list_quarantine(root) == []
+
+
+def test_many_orphans_take_few_looks_to_mend(root: Path) -> None:
+    for number in range(60):
+        (root / "overlay2" / f"{number:064x}" / "diff").mkdir(parents=True)
+    looks = []
+
+    def look(survey: Survey) -> Iterator[Orphan]:
+        looks.append(survey)
+        return find_orphans(survey)
+
+    with (
+        mock.patch("lamella.insight.mending.base.find_orphans", look),
+        mock.patch("lamella.insight.fsck.find_orphans", look),
+    ):
+        assert heal_store(root).after.sound
+    assert not (root / "overlay2" / f"{1:064x}").exists()
+    assert len(looks) < 20

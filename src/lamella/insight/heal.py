@@ -21,7 +21,6 @@ from lamella.insight.findings import CODES, Finding, Severity
 from lamella.insight.fsck import Report, check_files, check_records, check_store, content_tasks, in_order, require_root
 from lamella.insight.mending import containers, directories, layers, records
 from lamella.insight.mending.base import Bench, Hopeless, Plan, void
-from lamella.insight.orphans import find_orphans
 from lamella.insight.quarantine import HEALING, Quarantine
 from lamella.insight.sources import Connect, Sources
 from lamella.insight.survey import Survey
@@ -461,10 +460,10 @@ def _aside(bench: Bench, finding: Finding) -> Plan:
 
 
 def _orphan(bench: Bench, finding: Finding) -> Plan:
-    for orphan in find_orphans(bench.survey):
-        if orphan.code == finding.code and str(orphan.paths[-1]) == finding.path:
-            return bench.plan_aside(finding, orphan.paths, orphan.proof)
-    raise Hopeless("it is no longer there")
+    orphan = bench.orphans.get((finding.code, finding.path))
+    if orphan is None or not os.path.lexists(finding.path):
+        raise Hopeless("it is no longer there")
+    return bench.plan_aside(finding, orphan.paths, orphan.proof)
 
 
 def _unmount(bench: Bench, finding: Finding) -> Plan:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from lamella.fs.atomic import fsync_dir, write_file
 from lamella.insight.contents import Trouble
 from lamella.insight.findings import Finding
+from lamella.insight.orphans import Orphan, find_orphans
 from lamella.insight.quarantine import Entry, Quarantine
 from lamella.insight.sources import Sources
 from lamella.insight.survey import Survey
@@ -44,6 +46,11 @@ class Bench:
         self.run = run
         self.troubles = troubles
         """What was found in the files of each layer."""
+
+    @cached_property
+    def orphans(self) -> dict[tuple[str, str], Orphan]:
+        """What belonged to nothing at this look, by its finding's code and path."""
+        return {(orphan.code, str(orphan.paths[-1])): orphan for orphan in find_orphans(self.survey)}
 
     def aside(self, finding: Finding, paths: Iterable[Path], proof: Sequence[str] = ()) -> Entry:
         """Move *paths* to quarantine because of *finding*."""
