@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import threading
 import time
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 
-from lamella.engine.keeping import reclaim_store, undo
+from lamella.engine.keeping import list_quarantine, reclaim_store, undo
 from lamella.engine.registries import Registries, connected
-from lamella.errors import InUse
+from lamella.errors import InUse, NotFound, Unavailable
 from lamella.insight.findings import CODES, Severity
 from lamella.insight.fsck import Report, check_store
-from lamella.insight.heal import heal_store
+from lamella.insight.heal import Healed, heal_store
 from lamella.insight.sources import Registry
 from lamella.model.reference import Reference
 from tests.support import faults
 from tests.support.archives import docker20, image, layer_tar, listing
 from tests.support.checkedstores import CheckedStore, copy_store, make_store
 from tests.support.cli import Lamella
-from tests.support.damage import CASES, NOTES, Damage, Note, Place
+from tests.support.damage import CASES, NOTES, Damage, Note, Place, remove
 from tests.support.dockerd import Dockerd
 from tests.support.engines import unmount_below
 from tests.support.registry import RealRegistry
@@ -148,6 +152,36 @@ def test_a_mending_that_is_killed_is_gone_on_with(store: CheckedStore, tmp_path:
         assert image_names(root) == images
 
 
+@pytest.mark.parametrize("name", ["flip config of one", "truncate repositories.json", "truncate config.v2.json"])
+def test_a_kill_while_a_file_is_replaced_leaves_the_old_one_or_the_new(
+    store: CheckedStore, tmp_path: Path, name: str
+) -> None:
+    start, root = copy_store(store.root, tmp_path / "start"), tmp_path / "root"
+    BY_NAME[name].inflict(Place(start, store))
+
+    def mend() -> None:
+        heal_store(root, connect=connect, processes=1)
+
+    copy_store(start, root)
+    total = faults.count_changes(mend, tmp_path / "count")
+    mend()
+    wanted = seen(root)
+    for point in range(1, total + 1, 3):
+        copy_store(start, root)
+        assert faults.run(mend, die_at=point) in (0, faults.KILLED)
+        mend()
+        assert told(check_store(root, processes=1)) == [], f"killed at point {point} of {total}"
+        assert seen(root) == wanted, f"killed at point {point} of {total}"
+
+
+def seen(root: Path) -> tuple[str, str]:
+    lamella = Lamella(root)
+    return (
+        lamella.run("images", "-a", "--no-trunc", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"),
+        lamella.run("ps", "-a", "--format", "{{.Names}} {{.Image}}"),
+    )
+
+
 def image_names(root: Path) -> list[str]:
     return sorted(path.name for path in (root / "image/overlay2/imagedb/content/sha256").iterdir())
 
@@ -225,6 +259,190 @@ def test_nothing_is_mended_while_a_dockerd_runs(store: CheckedStore, tmp_path: P
         with pytest.raises(InUse):
             reclaim_store(root)
         assert {finding.code for finding in check_store(root).findings} >= {"directory-orphan"}
+
+
+class Held:
+    """A registry that waits in the middle of a layer until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.go_on = threading.Event()
+
+    @contextlib.contextmanager
+    def __call__(self, reference: Reference) -> Iterator[Registry]:
+        with connect(reference) as client:
+            read = client.read_blob
+
+            def read_blob(*arguments: Any, **keywords: Any) -> None:
+                self.reached.set()
+                assert self.go_on.wait(60)
+                read(*arguments, **keywords)
+
+            with mock.patch.object(client, "read_blob", read_blob):
+                yield client
+
+
+@contextlib.contextmanager
+def fetching(root: Path) -> Iterator[Future[Healed]]:
+    """Mend *root* in a thread, which waits in the middle of fetching a layer until the block is left."""
+    held = Held()
+    with ThreadPoolExecutor(1) as pool:
+        healing = pool.submit(heal_store, root, connect=held, processes=1)
+        try:
+            assert held.reached.wait(60)
+            yield healing
+        finally:
+            held.go_on.set()
+
+
+def test_what_others_do_while_a_layer_is_fetched_does_not_undo_it(store: CheckedStore, tmp_path: Path) -> None:
+    root = copy_store(store.root, tmp_path / "root")
+    BY_NAME["remove diff of a layer of one"].inflict(Place(root, store))
+    images = image_names(root)
+    with fetching(root) as healing:
+        with pytest.raises(InUse, match="mended already"):
+            heal_store(root, connect=connect, processes=1)
+        reclaim_store(root, now=True)
+        assert list_quarantine(root) == []
+        with pytest.raises(NotFound):
+            undo(root)
+    healed = healing.result()
+    assert [step.code for step in healed.steps if not step.failure] == ["layer-directory-missing"]
+    assert told(check_store(root, deep=True)) == []
+    assert image_names(root) == images
+
+
+def test_a_layer_that_was_removed_while_it_was_fetched_is_not_brought_back(store: CheckedStore, tmp_path: Path) -> None:
+    root = copy_store(store.root, tmp_path / "root")
+    place = Place(root, store)
+    BY_NAME["remove diff of a layer of one"].inflict(place)
+    record = place.record("one", 1)
+    with fetching(root) as healing:
+        Lamella(root).run("rmi", store.lamella_image)
+    healing.result()
+    assert not record.exists()
+    assert told(check_store(root, deep=True)) == []
+
+
+def test_what_was_mended_in_the_end_is_not_told_as_a_failure(store: CheckedStore, tmp_path: Path) -> None:
+    root = copy_store(store.root, tmp_path / "root")
+    BY_NAME["remove diff of a layer of one"].inflict(Place(root, store))
+    healed = heal_store(root, connect=connect)
+    assert [step for step in healed.steps if step.failure] == []
+
+
+AGAIN = ["remove diff of a layer of one", "remove the directory of a layer of one", "remove the record of a layer of one",
+         "flip config of two"]  # fmt: skip
+
+
+@contextlib.contextmanager
+def silence(reference: Reference) -> Iterator[Registry]:
+    """A registry that does not answer."""
+    raise Unavailable(f"{reference.domain}: connection refused")
+    yield
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_an_image_stays_while_its_registry_does_not_answer(store: CheckedStore, tmp_path: Path, name: str) -> None:
+    root = copy_store(store.root, tmp_path / "root")
+    BY_NAME[name].inflict(Place(root, store))
+    images = image_names(root)
+    healed = heal_store(root, connect=silence, processes=1)
+    assert image_names(root) == images
+    assert all("connection refused" in step.failure for step in healed.steps if step.failure)
+    assert told(heal_store(root, connect=connect, processes=1).after) == []
+    assert image_names(root) == images
+
+
+@pytest.mark.parametrize("left", [0, 3 * 4096])
+@pytest.mark.parametrize("name", AGAIN)
+def test_a_full_disk_costs_no_image(store: CheckedStore, tmp_path: Path, name: str, left: int) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "disk", disk], check=True)
+    try:
+        root = copy_store(store.root, disk / "root")
+        BY_NAME[name].inflict(Place(root, store))
+        images = image_names(root)
+        with (disk / "fill").open("wb", buffering=0) as file:
+            with contextlib.suppress(OSError):
+                while file.write(bytes(4096)) == 4096:
+                    pass
+            file.truncate(file.tell() - left)
+        heal_store(root, connect=connect, processes=1)
+        assert image_names(root) == images
+        (disk / "fill").unlink()
+        assert told(heal_store(root, connect=connect, processes=1).after) == []
+        assert image_names(root) == images
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.parametrize("name", ["containers", "overlay2", "image/overlay2/layerdb"])
+def test_a_directory_that_was_put_elsewhere_behind_a_link_keeps_all_that_is_in_it(
+    store: CheckedStore, tmp_path: Path, name: str
+) -> None:
+    root = copy_store(store.root, tmp_path / "root")
+    (root / name).rename(tmp_path / "elsewhere")
+    (root / name).symlink_to(tmp_path / "elsewhere")
+    before = listing(tmp_path / "elsewhere"), image_names(root)
+    healed = heal_store(root, connect=connect)
+    assert {finding.code for finding in healed.after.findings} == {"wrong-type"}
+    assert [step.failure for step in healed.steps] == [
+        "it is a link, and with it all that it leads to would go: put the directory itself there, or mount it there"
+    ]
+    assert (listing(tmp_path / "elsewhere"), image_names(root)) == before
+    reclaim_store(root)
+    assert (listing(tmp_path / "elsewhere"), image_names(root)) == before
+
+
+@pytest.mark.parametrize("driver", ["overlay2", "vfs/dir"])
+def test_where_no_layer_directory_is_at_all_nothing_is_taken_for_lost(
+    store: CheckedStore, tmp_path: Path, driver: str
+) -> None:
+    root = copy_store(store.root, tmp_path / "root")
+    if driver != "overlay2":
+        subprocess.run(["rm", "-rf", root], check=True)
+        made = image([layer_tar({"a": b"a"})], "app:1")
+        docker20(tmp_path / "app.tar", made)
+        Lamella(root).run("--storage-driver", "vfs", "load", "-q", "-i", str(tmp_path / "app.tar"))
+    (root / driver).rename(tmp_path / "unmounted")
+    (root / driver).mkdir()
+    images, containers = listing(root / "image"), sorted((root / "containers").iterdir())
+    for dry_run in (True, False):
+        healed = heal_store(root, connect=connect, dry_run=dry_run)
+        assert [step.failure for step in healed.steps] == [
+            "if they are on a disk of their own, mount it; if they are lost, say --set-aside"
+        ]
+        assert not healed.after.sound
+    assert (listing(root / "image"), sorted((root / "containers").iterdir())) == (images, containers)
+    assert list((root / driver).iterdir()) == []
+    healed = heal_store(root, connect=connect, set_aside=True)
+    assert told(healed.after) == []
+
+
+def test_without_the_directory_of_containers_no_writable_layer_is_an_orphan(
+    store: CheckedStore, tmp_path: Path
+) -> None:
+    root = copy_store(store.root, tmp_path / "root")
+    (root / "containers").rename(tmp_path / "unmounted")
+    before = listing(root / "overlay2"), listing(root / "image")
+    healed = heal_store(root, connect=connect)
+    assert {finding.code for finding in healed.after.findings} == {"wrong-type"}
+    assert reclaim_store(root, now=True).orphans == ()
+    assert (listing(root / "overlay2"), listing(root / "image")) == before
+
+
+def test_records_that_are_all_gone_are_made_again_from_the_files(store: CheckedStore, tmp_path: Path) -> None:
+    root = copy_store(store.root, tmp_path / "root")
+    place = Place(root, store)
+    pulled = place.image("one")
+    remove(place.image_dir / "layerdb")
+    healed = heal_store(root, connect=connect)
+    assert told(healed.after) == []
+    assert pulled[7:] in image_names(root)
+    undo(root)
+    assert len(image_names(root)) == len(image_names(store.root))
 
 
 def test_every_code_has_its_case_or_is_told_elsewhere() -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from lamella.engine.keeping import check_store, list_quarantine, reclaim_store, undo
+from lamella.engine.keeping import check_store, heal_store, list_quarantine, reclaim_store, undo
 from lamella.errors import Conflict, NotFound
-from lamella.insight.quarantine import RECORD
+from lamella.insight.orphans import Orphan, find_orphans
+from lamella.insight.quarantine import RECORD, Quarantine
+from lamella.insight.survey import Survey
 from lamella.model.ids import CacheID
 from lamella.store.imagestore import ImageStore
 from tests.support import faults
@@ -188,3 +192,66 @@ def test_the_command_line_says_what_it_did(root: Path) -> None:
     assert lamella.try_run("fsck", "--dry-run").returncode == 1
     missing = Lamella(root / "nowhere").try_run("fsck")
     assert missing.returncode == 8
+
+
+def test_what_lay_in_another_thing_that_was_moved_comes_back_after_it(root: Path) -> None:
+    """A run takes things away within one second: what was in a directory first, then the directory."""
+    before = listing(root)
+    places = []
+    for number in range(6):
+        place = root / "containers" / (f"{number}5" * 32)
+        place.mkdir()
+        (place / ".tmp-config.v2.json1").write_text("{")
+        places.append(place)
+    damaged = listing(root)
+    reclaim_store(root)
+    assert not any(place.exists() for place in places)
+    undo(root)
+    assert listing(root) == damaged != before
+    assert list_quarantine(root) == []
+
+
+def test_what_has_no_place_to_come_back_to_is_told_before_anything_is_moved(root: Path) -> None:
+    place = root / "containers" / ("5" * 64)
+    place.mkdir()
+    (place / ".tmp-config.v2.json1").write_text("{")
+    reclaim_store(root)
+    entries = {entry.code: entry for entry, _ in list_quarantine(root)}
+    after = listing(root)
+    with pytest.raises(Conflict, match="does not exist any more"):
+        undo(root, [entries["draft-left"].id, entries["directory-orphan"].id])
+    assert listing(root) == after
+
+
+def test_what_cannot_be_moved_as_a_whole_stays_where_it_is(root: Path) -> None:
+    before = listing(root)
+    record = next((root / "image/overlay2/layerdb/sha256").iterdir())
+    subprocess.run(["mount", "--bind", root / "overlay2", root / "overlay2"], check=True)  # a disk of its own
+    try:
+        with pytest.raises(OSError, match="cross-device"):
+            Quarantine(root).put("layer-unused", "a test", [record, root / "overlay2" / ORPHAN])
+        answer = Lamella(root).try_run("reclaim")
+        assert answer.returncode == 1
+        assert answer.stdout.endswith("2 orphans could not be moved\n")
+    finally:
+        subprocess.run(["umount", root / "overlay2"], check=True)
+    assert listing(root) == before
+    assert list_quarantine(root) == []
+
+
+def test_many_orphans_take_few_looks_to_mend(root: Path) -> None:
+    for number in range(60):
+        (root / "overlay2" / f"{number:064x}" / "diff").mkdir(parents=True)
+    looks = []
+
+    def look(survey: Survey) -> Iterator[Orphan]:
+        looks.append(survey)
+        return find_orphans(survey)
+
+    with (
+        mock.patch("lamella.insight.mending.base.find_orphans", look),
+        mock.patch("lamella.insight.fsck.find_orphans", look),
+    ):
+        assert heal_store(root).after.sound
+    assert not (root / "overlay2" / f"{1:064x}").exists()
+    assert len(looks) < 20

@@ -260,6 +260,22 @@ def _replace_by_link(path: Path) -> None:
     os.symlink("/etc", path)
 
 
+def _replace_by_file(path: Path) -> None:
+    remove(path)
+    path.write_text("x")
+
+
+def _replace_by_directory(path: Path) -> None:
+    remove(path)
+    path.mkdir()
+    (path / "x").write_text("x")
+
+
+def _give_away(path: Path) -> None:
+    """Give a whole tree to another user, as copying it as one does; capabilities and set-user-ID bits go with it."""
+    subprocess.run(["chown", "-hR", "1000:1000", path], check=True)
+
+
 def _case(
     name: str, inflict: Callable[[Place], object], *codes: str, deep: bool = False, left: bool = False,
     set_aside: bool = False,
@@ -346,6 +362,23 @@ CASES: list[Damage] = [
     _case("remove the directory of the top of one", lambda p: remove(p.directory("one", 2)), "layer-directory-missing"),
     _case("remove diff of a layer of one", lambda p: remove(p.directory("one", 1) / "diff"), "layer-directory-missing"),
     _case("a link in place of diff", lambda p: _replace_by_link(p.directory("two", 1) / "diff"), "wrong-type"),
+    _case("a file in place of a layer's directory", lambda p: _replace_by_file(p.directory("one", 0)),
+          "layer-directory-missing"),
+    _case("a directory in place of a tar-split",
+          lambda p: _replace_by_directory(p.record("app:1", 1) / "tar-split.json.gz"), "layer-tarsplit-damaged"),
+    _case("a file in place of the notes on all images",
+          lambda p: _replace_by_file(p.image_dir / "imagedb/metadata"), "wrong-type"),
+    _case("a file in place of the notes on all blobs",
+          lambda p: _replace_by_file(p.image_dir / "distribution/diffid-by-digest"), "wrong-type"),
+    _case("a file in place of a container's directory", lambda p: _replace_by_file(p.container("writer")),
+          "wrong-type"),
+    _case("every file of two has another owner", lambda p: _give_away(p.directory("two", 0) / "diff"),
+          "layer-file-changed"),
+    _case("every file of an imported layer has another owner", lambda p: _give_away(p.directory("base:1", 0) / "diff"),
+          "layer-file-changed"),
+    _case("every file of an imported layer has another mode",
+          lambda p: subprocess.run(["chmod", "-R", "go-rwx", p.directory("base:1", 0) / "diff"], check=True),
+          "layer-file-changed"),
     _case("two layers name one directory",
           lambda p: _write(p.record("one", 1) / "cache-id", p.directory("one", 0).name), "layer-directory-shared"),
     # the driver's small files

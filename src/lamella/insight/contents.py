@@ -50,24 +50,24 @@ Trouble = tuple[str, str, str]
 """A code, a path below the files or empty, and a sentence."""
 
 
-def check_contents(task: Task) -> list[Trouble]:
-    """Return what is wrong with one layer's files and its tar-split."""
+def check_contents(task: Task, shown: int = SHOWN) -> list[Trouble]:
+    """Return what is wrong with one layer's files and its tar-split, of each kind the first *shown*."""
     try:
         found = list(_check(task))
     except FileNotFoundError as error:
         return [("layer-unreadable", "", f"{error.filename} vanished while it was read")]
     except OSError as error:
         return [("layer-unreadable", "", f"{os.strerror(error.errno or 0)} ({error.filename})")]
-    shown: list[Trouble] = []
+    told: list[Trouble] = []
     counts: dict[str, int] = {}
     for trouble in found:
         counts[trouble[0]] = counts.get(trouble[0], 0) + 1
-        if counts[trouble[0]] <= SHOWN:
-            shown.append(trouble)
+        if counts[trouble[0]] <= shown:
+            told.append(trouble)
     for code, count in counts.items():
-        if count > SHOWN:
-            shown.append((code, "", f"{count - SHOWN} more files of the layer are like that"))
-    return shown
+        if count > shown:
+            told.append((code, "", f"{count - shown} more files of the layer are like that"))
+    return told
 
 
 def _check(task: Task) -> Iterator[Trouble]:

@@ -8,29 +8,30 @@ with dockerd kept out, but for fetching.  A kill at any instant leaves a store t
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from lamella.errors import DataLoss, LamellaError
+from lamella.errors import DataLoss, InUse, LamellaError, Unauthorized, Unavailable
 from lamella.insight.contents import Trouble
 from lamella.insight.findings import CODES, Finding, Severity
 from lamella.insight.fsck import Report, check_files, check_records, check_store, content_tasks, in_order, require_root
 from lamella.insight.mending import containers, directories, layers, records
 from lamella.insight.mending.base import Bench, Hopeless, Plan, void
-from lamella.insight.orphans import find_orphans
-from lamella.insight.quarantine import Quarantine
+from lamella.insight.quarantine import HEALING, Quarantine
 from lamella.insight.sources import Connect, Sources
 from lamella.insight.survey import Survey
-from lamella.linux.locks import locked
+from lamella.linux.locks import locked, try_lock, unlock
 from lamella.model.digest import ChainID, DiffID, Digest, ImageID
 from lamella.store import dockerd
 
 _ROUNDS = 200
 _PASSES = 3
 _NO_REMEDY = "nothing is done about it"
+_SHORTAGES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 FILES = frozenset({"layer-file-missing", "layer-file-changed", "layer-content-damaged"})
 RECOVERY = frozenset({"transaction-dead", "unclean", "holder-stale"})
 Mend = Callable[[Bench, Finding], Plan]
@@ -98,28 +99,54 @@ def heal_store(
     """Mend the data-root at *root*, or with *dry_run* say what would be done.
 
     *connect* opens the registry of a repository; without it nothing is fetched.  Images of which bytes are gone for good
-    are left as they are, or with *set_aside* moved to quarantine.  Raises InUse while a dockerd runs there.
+    are left as they are, or with *set_aside* moved to quarantine.  Raises InUse while a dockerd runs there, or another
+    mending.
     """
     root = require_root(root)
-    if dry_run:
+    with contextlib.ExitStack() as stack:
+        if not dry_run:
+            with alone(root):
+                stack.enter_context(_only_one(root))
+                Quarantine(root).sweep(replacements=True)
         before = check_store(root, deep=deep, driver=driver, processes=processes)
-    else:
-        with alone(root):
-            Quarantine(root).sweep()
-        before = check_store(root, deep=deep, driver=driver, processes=processes)
-    healer = _Healer(root, before, deep=deep, set_aside=set_aside, connect=connect, processes=processes)
-    if dry_run:
-        return Healed(before, tuple(healer.plan()), before, healer.run)
-    if not before.findings:
-        return Healed(before, (), before, healer.run)
-    steps = healer.heal()
-    after = check_store(root, deep=deep, driver=driver, processes=processes)
+        healer = _Healer(root, before, deep=deep, set_aside=set_aside, connect=connect, processes=processes)
+        if dry_run:
+            steps = [bare] if (bare := healer.find_bare()) is not None else list(healer.plan())
+            return Healed(before, tuple(steps), before, healer.run)
+        if not before.findings:
+            return Healed(before, (), before, healer.run)
+        if (bare := healer.find_bare()) is not None:
+            return Healed(before, (bare,), before, healer.run)
+        steps = healer.heal()
+        after = check_store(root, deep=deep, driver=driver, processes=processes)
+    # What one way did not mend may have been mended by the next; of what is left, the last way tells most.
+    left = {(finding.code, finding.path) for finding in after.findings}
+    last = {(step.code, step.path): step for step in steps if step.failure}
+    steps = [
+        step
+        for step in steps
+        if not step.failure or ((step.code, step.path) in left and step is last[step.code, step.path])
+    ]
     steps += [
         Step(finding.code, finding.path, finding.text, _NO_REMEDY)
         for finding in after.findings
         if not CODES[finding.code].remedy and finding.severity is not Severity.NOTE
     ]
     return Healed(before, tuple(steps), after, healer.run)
+
+
+@contextlib.contextmanager
+def _only_one(root: Path) -> Iterator[None]:
+    """Be the one that mends *root*: two would fetch the same layers, and each take the other's for left over."""
+    path = root / "lamella" / HEALING
+    lock = try_lock(path)
+    if lock is None:
+        raise InUse(f"{root} is being mended already: wait until that is done")
+    try:
+        yield
+        path.unlink(missing_ok=True)
+    finally:
+        unlock(lock)
 
 
 class _Healer:
@@ -144,10 +171,22 @@ class _Healer:
         self._quarantine = Quarantine(root)
         self._tried: set[tuple[int, tuple[str, str, tuple[str, ...]]]] = set()
         self._sound: dict[str, tuple[object, ...]] = {}
+        self._later: dict[tuple[str, str, tuple[str, ...]], str] = {}
+        """What may be mended another time, and why not now: it is not to be given up."""
         self._steps: list[Step] = []
         self.run = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.urandom(3).hex()}"
         # Layers that were sound need not be read again while nobody touches them.
         self._trust(before)
+
+    def find_bare(self) -> Step | None:
+        """Say that no layer directory is there at all, which is more likely a disk that is not mounted than damage."""
+        survey = Survey(self._root, self._driver)
+        if self._set_aside or not survey.named or any(name in survey.directories for name in survey.named):
+            return None
+        home = survey.relative(survey.home)
+        text = f"none of the {len(survey.named)} layer directories that the records name is in {home}"
+        failure = "if they are on a disk of their own, mount it; if they are lost, say --set-aside"
+        return Step("layer-directory-missing", str(survey.home), text, failure)
 
     def plan(self) -> Iterator[Step]:
         """Say for each finding what would be done first."""
@@ -200,6 +239,7 @@ class _Healer:
                     try:
                         plan = stage[finding.code](bench, finding)
                     except (Hopeless, LamellaError, OSError) as error:
+                        self._put_off(finding, error)
                         self._note(finding, finding.text, str(error))
                         continue
                     if plan.slow:
@@ -220,10 +260,26 @@ class _Healer:
         try:
             plan.act()
         except (Hopeless, LamellaError, OSError) as error:
+            self._put_off(finding, error)
             self._note(finding, plan.text, str(error))
             return False
         self._note(finding, plan.text, "")
         return True
+
+    def _put_off(self, finding: Finding, error: Exception) -> None:
+        """Remember what failed for want of a registry's answer or of space, not for good."""
+        if (isinstance(error, OSError) and error.errno in _SHORTAGES) or isinstance(error, (Unavailable, Unauthorized)):
+            self._later[finding.key] = str(error)
+
+    def _unless_later(self, mend: Mend) -> Mend:
+        """Keep from being given up what may be mended another time."""
+
+        def checked(bench: Bench, finding: Finding) -> Plan:
+            if finding.key in self._later and not self._set_aside:
+                raise Hopeless(f"not now: {self._later[finding.key]}")
+            return mend(bench, finding)
+
+        return checked
 
     def _note(self, finding: Finding, text: str, failure: str) -> None:
         self._steps.append(Step(finding.code, finding.path, text, failure))
@@ -291,7 +347,7 @@ class _Healer:
         aside = _aside
         return [
             {
-                "wrong-type": lambda bench, item: bench.plan_aside(item, [Path(item.subject[0])]),
+                "wrong-type": _wrong_type,
                 "own-file-damaged": aside,
                 "transaction-damaged": aside,
                 "distribution-damaged": aside,
@@ -347,16 +403,16 @@ class _Healer:
                 "image-metadata-orphan": lambda bench, item: bench.plan_aside(item, [Path(item.path)]),
             },
             {
-                "image-config-damaged": _image_aside,
-                "image-layers-missing": _image_aside,
-                "layer-record-damaged": _users_aside,
-                "layer-directory-missing": _users_aside,
-                "layer-parent-missing": _users_aside,
+                "image-config-damaged": self._unless_later(_image_aside),
+                "image-layers-missing": self._unless_later(_image_aside),
+                "layer-record-damaged": self._unless_later(_users_aside),
+                "layer-directory-missing": self._unless_later(_users_aside),
+                "layer-parent-missing": self._unless_later(_users_aside),
                 **(
                     dict.fromkeys((*FILES, "layer-tarsplit-damaged"), _users_aside) if self._set_aside else {}
                 ),
             },
-            {"layer-record-damaged": _record_aside, "layer-directory-missing": _record_aside},
+            dict.fromkeys(("layer-record-damaged", "layer-directory-missing"), self._unless_later(_record_aside)),
             {"reference-unknown-image": records.drop_reference, "reference-malformed": records.drop_reference},
             dict.fromkeys(("directory-orphan", "short-name-left", "write-set-left", "removal-unfinished", "container-leftover", "mount-record-orphan", "layer-unused"), _orphan),
         ]  # fmt: skip
@@ -387,15 +443,27 @@ def _identity(survey: Survey, chain: str) -> tuple[object, ...]:
     return layer.cache_id, layer.diff, layer.size, inode, record
 
 
+def _wrong_type(bench: Bench, finding: Finding) -> Plan:
+    """Move what is of the wrong type away, unless more would go with it."""
+    place, directory = Path(finding.subject[0]), finding.subject[1]
+    if not directory and not os.path.lexists(place):
+        raise Hopeless("if it is on a disk of its own, mount it; if it is lost, make an empty directory there")
+    if not directory and place.is_symlink() and place != bench.survey.home / "l":  # these links can be made again
+        raise Hopeless(
+            "it is a link, and with it all that it leads to would go: put the directory itself there, or mount it there"
+        )
+    return bench.plan_aside(finding, [place])
+
+
 def _aside(bench: Bench, finding: Finding) -> Plan:
     return bench.plan_aside(finding, [Path(path) for path in finding.subject])
 
 
 def _orphan(bench: Bench, finding: Finding) -> Plan:
-    for orphan in find_orphans(bench.survey):
-        if orphan.code == finding.code and str(orphan.paths[-1]) == finding.path:
-            return bench.plan_aside(finding, orphan.paths, orphan.proof)
-    raise Hopeless("it is no longer there")
+    orphan = bench.orphans.get((finding.code, finding.path))
+    if orphan is None or not os.path.lexists(finding.path):
+        raise Hopeless("it is no longer there")
+    return bench.plan_aside(finding, orphan.paths, orphan.proof)
 
 
 def _unmount(bench: Bench, finding: Finding) -> Plan:

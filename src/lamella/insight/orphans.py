@@ -245,6 +245,8 @@ def was_never_finished(container: RawContainer) -> bool:
 
 def orphaned_mount_records(survey: Survey) -> Iterator[Orphan]:
     """Yield writable layers whose container does not exist, with their directories."""
+    if not (survey.root / "containers").is_dir():
+        return  # that of no container is known: they may be on a disk that is not mounted
     live = {owner for intent in survey.around.live for owner in (*intent.containers, *intent.discards)}
     for mount in survey.mounts.values():
         if mount.owner in survey.containers or mount.owner in live or survey.around.may_be_new(mount.path):

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from lamella.errors import Conflict, DataLoss, InvalidArgument, LamellaError, NotFound
 from lamella.fs.atomic import fsync_dir, write_file
+from lamella.linux.locks import is_locked
 from lamella.model.documents import decode_object
 from lamella.model.gojson import encode
 from lamella.store.smallfiles import is_directory, list_names, read_small
@@ -31,6 +32,8 @@ _GONE = "-removing"
 _DRAFT = ".draft-"
 MAKING = "making"
 """Holds the inode of a replacement that is being made in an entry, until it has changed places with the damaged one."""
+HEALING = "healing"
+"""The lock of whoever mends the store: beside the quarantine, held also while layers are fetched without the store lock."""
 
 
 class Entry(NamedTuple):
@@ -123,8 +126,8 @@ class Quarantine:
         return Entry(entry_id, path, moment, run, code, text, tuple(proof), origins, dict(references or {}), ())
 
     def fill(self, entry: Entry) -> Entry:
-        """Move what an entry's record names, as far as it is still where it was."""
-        held = []
+        """Move what an entry's record names, as far as it is still where it was; all that can be moved, or nothing."""
+        held: list[int] = []
         parents = set()
         for number, origin in enumerate(entry.origins):
             source = self.root / origin
@@ -132,6 +135,11 @@ class Quarantine:
                 os.rename(source, entry.path / str(number))
             except FileNotFoundError:
                 pass
+            except OSError:  # a disk of its own, or a full one
+                for done in reversed(held):
+                    os.rename(entry.path / str(done), self.root / entry.origins[done])
+                self.remove(entry)
+                raise
             else:
                 parents.add(source.parent)
             if os.path.lexists(entry.path / str(number)):
@@ -143,10 +151,10 @@ class Quarantine:
         return entry._replace(held=tuple(held))
 
     def entries(self) -> list[Entry]:
-        """Return all readable entries, oldest first."""
+        """Return all readable entries, oldest first; one in which a replacement is being made is none yet."""
         found = []
         for name in list_names(self.directory):
-            if _ID.fullmatch(name):
+            if _ID.fullmatch(name) and not os.path.lexists(self.directory / name / MAKING):
                 try:
                     found.append(self._read(name))
                 except (LamellaError, OSError):
@@ -197,17 +205,30 @@ class Quarantine:
         """Delete an entry with all that is in it; a kill in the middle is finished by ``sweep``."""
         gone = self.directory / f"{entry.id}{_GONE}"
         os.rename(entry.path, gone)
-        self.sweep()
+        self._finish_removals()
 
-    def sweep(self) -> None:
-        """Finish deletions that were begun, and drop replacements that were never put in place."""
+    def sweep(self, *, replacements: bool = False) -> None:
+        """Finish deletions that were begun, and drop replacements that were never put in place.
+
+        While a store is mended, replacements are being made, and only who mends it says *replacements*.
+        """
+        self._finish_removals()
+        if replacements or not is_locked(self.directory.parent / HEALING):
+            self._drop_replacements()
+
+    def _finish_removals(self) -> None:
         from lamella.fs.tree import remove_tree
 
         for name in list_names(self.directory):
             path = self.directory / name
             if name.endswith(_GONE) or name.startswith(_DRAFT):
                 remove_tree(path)
-                continue
+
+    def _drop_replacements(self) -> None:
+        from lamella.fs.tree import remove_tree
+
+        for name in list_names(self.directory):
+            path = self.directory / name
             try:
                 made = read_small(path / MAKING)
             except (LamellaError, OSError):

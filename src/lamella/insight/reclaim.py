@@ -132,12 +132,13 @@ def undo(root: Path, ids: Sequence[str] = (), *, driver: str = "") -> list[Entry
             chosen = [entry for entry in entries if entry.id == last.id or (last.run and entry.run == last.run)]
         else:
             raise NotFound("there is nothing in the quarantine")
-        for entry in chosen:  # all or nothing
-            for number in entry.held:
-                if os.path.lexists(root / entry.origins[number]):
-                    raise Conflict(f"{root / entry.origins[number]} exists again: move it away to undo {entry.id}")
-        # The last one that was taken away is the first to come back.
-        for entry in sorted(chosen, key=lambda entry: (entry.moved_at, entry.id), reverse=True):
+        _require_places(root, chosen)  # all or nothing
+        waiting = sorted(chosen, key=lambda entry: (entry.moved_at, entry.id), reverse=True)
+        while waiting:
+            # What was taken away last comes back first, but for what lay in something that is not back yet.
+            ready = (entry for entry in waiting if all((root / origin).parent.is_dir() for origin in _held(entry)))
+            entry = next(ready, waiting[0])
+            waiting.remove(entry)
             if entry.references:
                 survey = Survey(root, driver)
                 if survey.references_fault not in {"", "missing"}:
@@ -145,6 +146,30 @@ def undo(root: Path, ids: Sequence[str] = (), *, driver: str = "") -> list[Entry
                 add_references(survey, dict(entry.references))
             quarantine.restore(entry)
     return chosen
+
+
+def _held(entry: Entry) -> list[str]:
+    return [entry.origins[number] for number in entry.held]
+
+
+def _require_places(root: Path, chosen: Sequence[Entry]) -> None:
+    """See that everything of these entries has a place to come back to.  Raises Conflict."""
+    coming: dict[str, Path] = {}
+    for entry in chosen:
+        for number in entry.held:
+            origin = entry.origins[number]
+            if os.path.lexists(root / origin):
+                raise Conflict(f"{root / origin} exists again: move it away to undo {entry.id}")
+            if origin in coming:
+                raise Conflict(f"{root / origin} was moved away twice: undo {coming[origin].parent.name} or {entry.id}")
+            coming[origin] = entry.path / str(number)
+    for entry in chosen:
+        for origin in _held(entry):
+            parent = Path(origin).parent
+            above = next((place for place in (parent, *parent.parents) if str(place) in coming), None)
+            place = coming[str(above)] / parent.relative_to(above) if above is not None else root / parent
+            if not place.is_dir():
+                raise Conflict(f"{root / parent}, where {Path(origin).name} belongs, does not exist any more")
 
 
 def _was_done(done: list[Reclaimable], survey: Survey, orphan: Orphan) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from lamella.errors import InvalidArgument, LamellaError
+from lamella.errors import InvalidArgument, LamellaError, Unauthorized, Unavailable
 from lamella.insight.survey import Survey
 from lamella.model.digest import ChainID, DiffID, Digest, ImageID, parse_digest
 from lamella.model.documents import MANIFEST_LIMIT, decode_document
@@ -34,6 +34,8 @@ class Registry(Repository, Protocol):
         ...
 
 
+#: What is raised when a registry does not answer, or not us: it may later.
+SILENT = (Unavailable, Unauthorized, OSError)
 Connect = Callable[[Reference], AbstractContextManager[Registry]]
 
 
@@ -51,6 +53,8 @@ class Sources:
     def __init__(self, survey: Survey, connect: Connect | None) -> None:
         self._survey = survey
         self.connect = connect
+        self.silent = False
+        """Whether a registry from which something surely came could not be asked."""
 
     def of_layer(self, chain: ChainID, diff: DiffID, problems: list[str]) -> Iterator[BlobPlace]:
         """Yield where the blob of a layer may be had, the surest first; who cannot be asked goes to *problems*."""
@@ -84,6 +88,7 @@ class Sources:
                     _, manifest = find_manifest(registry, reference, served, _platform_of(config))
             except (LamellaError, OSError) as error:
                 problems.append(str(error))
+                self.silent = self.silent or (isinstance(error, SILENT) and reference.digest is not None)
                 continue
             if manifest.config.digest == image:
                 yield reference, manifest

@@ -49,10 +49,12 @@ def run(context: Context, flags: Values, arguments: list[str]) -> int:
     if done.doubtful:
         context.warn("WARNING: some layer or container misses its directory: run 'lamella fsck --heal' before this")
     verb = "would be " if dry_run else ""
-    total = human_size(sum(item.bytes for item in done.orphans if not item.failure))
-    context.output.line(
-        f"{len(done.orphans)} orphans, {total}: {verb}moved to quarantine" if done.orphans else "No orphans"
-    )
+    moved = [item for item in done.orphans if not item.failure]
+    total = human_size(sum(item.bytes for item in moved))
+    if moved or not done.orphans:
+        context.output.line(f"{len(moved)} orphans, {total}: {verb}moved to quarantine" if moved else "No orphans")
+    if len(moved) < len(done.orphans):
+        context.output.line(f"{len(done.orphans) - len(moved)} orphans could not be moved")
     if done.expired:
         context.output.line(f"{len(done.expired)} entries, {human_size(done.freed)}: {verb}deleted for good")
     return 1 if any(item.failure for item in done.orphans) else 0

@@ -6,6 +6,7 @@ of what stands on it.  Where they disagree, the one that is alone is wrong.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from lamella.insight.findings import Finding
@@ -225,11 +226,20 @@ def check_types(survey: Survey) -> Iterator[Finding]:
             path = directory.path / name
             text = f"{name} of layer directory {directory.name[:12]} is not of the type it should be"
             yield Finding("wrong-type", str(path), text, (str(path), directory.name, name))
+    containers = survey.root / "containers"
+    notes = survey.image_dir / "distribution"
     for place in (survey.home, survey.home / "l", survey.image_dir, survey.imagedb, survey.layerdb, survey.records,
-                  survey.layerdb / "mounts", survey.layerdb / "tmp", survey.root / "containers"):  # fmt: skip
+                  survey.layerdb / "mounts", survey.layerdb / "tmp", containers,
+                  *(survey.imagedb / kind / part for kind in ("content", "metadata") for part in ("", "sha256")),
+                  *(notes / kind / part for kind in ("", "diffid-by-digest", "v2metadata-by-diffid")
+                    for part in ("", "sha256") if kind or not part),
+                  *(containers / name for name in survey.containers)):  # fmt: skip
         if place.is_symlink() or (place.exists() and not place.is_dir()):
             text = f"{survey.relative(place)} is not a directory of the data-root's own"
             yield Finding("wrong-type", str(place), text, (str(place), "", ""))
+    if survey.mounts and not os.path.lexists(containers):
+        text = f"containers is missing, and there are writable layers of {len(survey.mounts)} containers"
+        yield Finding("wrong-type", str(containers), text, (str(containers), "", ""))
 
 
 def check_names(survey: Survey) -> Iterator[Finding]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from lamella.fs.atomic import fsync_dir, write_file
 from lamella.insight.contents import Trouble
 from lamella.insight.findings import Finding
+from lamella.insight.orphans import Orphan, find_orphans
 from lamella.insight.quarantine import Entry, Quarantine
 from lamella.insight.sources import Sources
 from lamella.insight.survey import Survey
@@ -45,6 +47,11 @@ class Bench:
         self.troubles = troubles
         """What was found in the files of each layer."""
 
+    @cached_property
+    def orphans(self) -> dict[tuple[str, str], Orphan]:
+        """What belonged to nothing at this look, by its finding's code and path."""
+        return {(orphan.code, str(orphan.paths[-1])): orphan for orphan in find_orphans(self.survey)}
+
     def aside(self, finding: Finding, paths: Iterable[Path], proof: Sequence[str] = ()) -> Entry:
         """Move *paths* to quarantine because of *finding*."""
         return self.quarantine.put(finding.code, finding.text, list(paths), run=self.run, proof=proof)
@@ -58,6 +65,16 @@ class Bench:
         """Put a small file right; what it was goes to quarantine with the content it had, if it had any."""
         if (os.path.lexists(path) and not path.is_file()) or path.is_symlink():
             self.aside(finding, [path])
+        write_file(path, content, mode=mode)
+
+    def supersede(self, finding: Finding, path: Path, content: bytes, mode: int) -> None:
+        """Put new content in place of a file by one rename; the old file goes to quarantine by another name of it."""
+        if path.is_file() and not path.is_symlink():
+            entry = self.quarantine.begin(finding.code, finding.text, [path], run=self.run)
+            os.link(path, entry.path / "0")
+            fsync_dir(entry.path)
+        else:
+            self.aside_if_there(finding, path)
         write_file(path, content, mode=mode)
 
     @staticmethod

@@ -16,6 +16,7 @@ from lamella.fs.atomic import fsync_dir, sync_filesystem, write_file
 from lamella.insight.checks.directories import Stacks, true_parent
 from lamella.insight.findings import Finding
 from lamella.insight.mending.base import Bench, Hopeless, Plan
+from lamella.insight.mending.records import make_layerdb
 from lamella.insight.survey import RawContainer, Survey
 from lamella.linux.libc import exchange
 from lamella.model.digest import ChainID, ImageID
@@ -52,8 +53,7 @@ def mend_config(bench: Bench, finding: Finding) -> Plan:
 
 def _keep(bench: Bench, finding: Finding, path: Path, raw: bytes) -> None:
     """Write a document; the old one goes to quarantine, it may tell more to a person than to us."""
-    bench.aside_if_there(finding, path)
-    write_file(path, raw, mode=0o600)
+    bench.supersede(finding, path, raw, 0o600)
 
 
 def _change_places(path: Path, other: Path) -> None:
@@ -210,6 +210,7 @@ def mend_layer(bench: Bench, finding: Finding) -> Plan:
 
 def _write_mount(bench: Bench, finding: Finding, rw: RWLayer) -> None:
     place = bench.survey.layerdb / "mounts"
+    make_layerdb(bench.survey)
     place.mkdir(mode=0o755, exist_ok=True)
     path = place / rw.owner
     if not os.path.lexists(path):

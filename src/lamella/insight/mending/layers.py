@@ -12,19 +12,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lamella.errors import LamellaError
+from lamella.errors import LamellaError, Unavailable
 from lamella.fs.atomic import fsync_dir, sync_filesystem, write_file
 from lamella.insight.checks.directories import Stacks
 from lamella.insight.findings import Finding
 from lamella.insight.mending.base import Bench, Hopeless, Plan
 from lamella.insight.mending.records import identify, new_write_set, publish_record
 from lamella.insight.quarantine import MAKING, Entry, inode_of
-from lamella.insight.sources import BlobPlace
+from lamella.insight.sources import SILENT, BlobPlace
 from lamella.insight.survey import Survey
 from lamella.linux import libc
 from lamella.model.digest import ChainID, DiffID, Digest, ImageID
 from lamella.model.ids import CacheID, is_link_id, new_cache_id, new_link_id
-from lamella.store.layerdb import TAR_SPLIT
+from lamella.store.layerdb import TAR_SPLIT, find_cache_id
 
 if TYPE_CHECKING:
     from lamella.changeset.apply import Applied
@@ -45,6 +45,8 @@ def refetch(bench: Bench, finding: Finding, locked: Locked, chain: ChainID) -> P
         raise Hopeless("no registry may be asked")
     problems: list[str] = []
     first = next(bench.sources.of_layer(chain, diff, problems), None)
+    if first is None and bench.sources.silent:
+        raise Unavailable(problems[0])
     if first is None:
         raise Hopeless(problems[0] if problems else "nothing tells where it came from")
 
@@ -75,11 +77,23 @@ def _fetch(
     write_file(entry.path / MAKING, inode_of(fresh))
     sync_filesystem(entry.path)
     with locked():
-        _swap(bench, entry, target, chain)
+        if not _is_as_before(survey, chain):
+            bench.quarantine.remove(entry)
+            raise Hopeless("it was removed or stored anew meanwhile")
+        _swap(bench, finding, entry, target, chain)
         _record(bench, entry, chain, parent, diff, target, applied.size)
         (entry.path / TAR_SPLIT).unlink(missing_ok=True)
         (entry.path / MAKING).unlink(missing_ok=True)
         bench.quarantine.rest(entry)
+
+
+def _is_as_before(survey: Survey, chain: ChainID) -> bool:
+    """Tell whether a layer's record is still the one that was looked at, or still not there."""
+    layer = survey.layers.get(chain)
+    record = survey.records / chain[7:]
+    if layer is None:
+        return not os.path.lexists(record)
+    return os.path.lexists(record) and find_cache_id(record) == layer.cache_id
 
 
 def _download(bench: Bench, chain: ChainID, diff: DiffID, fresh: Path, record: Path) -> Applied:
@@ -89,6 +103,7 @@ def _download(bench: Bench, chain: ChainID, diff: DiffID, fresh: Path, record: P
     from lamella.store.pipes import reading_from
 
     problems: list[str] = []
+    silent = False
     for place in bench.sources.of_layer(chain, diff, problems):
         remove_tree(fresh)
         os.mkdir(fresh, 0o755)
@@ -100,10 +115,13 @@ def _download(bench: Bench, chain: ChainID, diff: DiffID, fresh: Path, record: P
                 tar_split.flush()
         except LamellaError as error:
             problems.append(str(error))
+            silent = silent or isinstance(error, SILENT)
             continue
         os.chown(fresh, 0, 0)
         os.chmod(fresh, 0o755)
         return applied
+    if silent or bench.sources.silent:
+        raise Unavailable("; ".join(dict.fromkeys(problems)))
     raise Hopeless("; ".join(dict.fromkeys(problems)) or "nothing tells where it came from")
 
 
@@ -132,11 +150,12 @@ def _target(survey: Survey, chain: ChainID) -> CacheID:
     return new_cache_id()
 
 
-def _swap(bench: Bench, entry: Entry, target: CacheID, chain: ChainID) -> None:
+def _swap(bench: Bench, finding: Finding, entry: Entry, target: CacheID, chain: ChainID) -> None:
     """Put the fresh files in place of the old ones, which are then the quarantine's."""
     home = bench.survey.home / target
     fresh = entry.path / "0"
-    if not os.path.lexists(home):
+    if not home.is_dir() or home.is_symlink():
+        bench.aside_if_there(finding, home)
         _place_directory(bench, entry, target, chain)
     elif not os.path.lexists(home / "diff"):
         os.rename(fresh, home / "diff")
@@ -237,6 +256,7 @@ def refetch_config(bench: Bench, finding: Finding) -> Plan:
 
     def act() -> None:
         problems: list[str] = []
+        silent = False
         for place in places:
             try:
                 with connect(place.reference) as registry:
@@ -247,10 +267,12 @@ def refetch_config(bench: Bench, finding: Finding) -> Plan:
                     raw = fetch_small(registry, Descriptor("", place.digest, size), CONFIG_LIMIT, "config")
             except LamellaError as error:
                 problems.append(str(error))
+                silent = silent or (isinstance(error, SILENT) and place.reference.digest is not None)
                 continue
-            bench.aside_if_there(finding, bench.survey.images[image].path)
-            write_file(bench.survey.images[image].path, raw, mode=0o600)
+            bench.supersede(finding, bench.survey.images[image].path, raw, 0o600)
             return
+        if silent:
+            raise Unavailable("; ".join(dict.fromkeys(problems)))
         raise Hopeless("; ".join(dict.fromkeys(problems)))
 
     return Plan(f"fetch the config of image {image[7:19]} again from {places[0].reference.familiar_name()}", act)

@@ -162,6 +162,8 @@ def mend_tar_split(bench: Bench, finding: Finding) -> Plan:
                 _walk_digest(files, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
+            if not (layer.path / TAR_SPLIT).is_file():
+                bench.aside_if_there(finding, layer.path / TAR_SPLIT)
             os.rename(draft, layer.path / TAR_SPLIT)
 
         return Plan(text, write)
@@ -224,10 +226,18 @@ def _write_record(bench: Bench, chain: ChainID, parent: ChainID | None, diff: Di
 def new_write_set(survey: Survey) -> Path:
     """Make the directory in which a layer's record is written."""
     staging = survey.layerdb / "tmp"
+    make_layerdb(survey)
     staging.mkdir(mode=0o755, exist_ok=True)
     draft = staging / f"write-set-{int.from_bytes(os.urandom(8), 'big')}"
     os.mkdir(draft, 0o700)
     return draft
+
+
+def make_layerdb(survey: Survey) -> None:
+    """Make the directory of all layer records, if it is gone."""
+    for path, mode in ((survey.root / "image", 0o700), (survey.image_dir, 0o700), (survey.layerdb, 0o700)):
+        if not os.path.lexists(path):
+            Bench.make_directory(path, mode)
 
 
 def publish_record(
@@ -328,8 +338,7 @@ def mend_references(bench: Bench, finding: Finding) -> Plan:
     kept = dict(_readable(survey, path))
 
     def act() -> None:
-        bench.aside_if_there(finding, path)
-        write_references(survey, kept)
+        bench.supersede(finding, path, encode_references(kept), 0o600)
 
     count = len(kept)
     lost = len(set(survey.images) - set(kept.values()))
@@ -368,7 +377,7 @@ def drop_reference(bench: Bench, finding: Finding) -> Plan:
 
 def make_references(bench: Bench, _finding: Finding) -> Plan:
     """Make the file of references that is missing."""
-    return Plan("make an empty repositories.json", lambda: write_references(bench.survey, {}))
+    return Plan("make an empty repositories.json", lambda: _write(bench.survey, {}))
 
 
 def remove_references(survey: Survey, keys: set[str]) -> None:
@@ -385,12 +394,12 @@ def remove_references(survey: Survey, keys: set[str]) -> None:
         _write(survey, kept)
 
 
-def write_references(survey: Survey, references: dict[str, str]) -> None:
-    """Write the file of references with these alone."""
+def encode_references(references: dict[str, str]) -> bytes:
+    """Give the content of a file with these references alone."""
     table: dict[str, dict[str, str]] = {}
     for key, image in references.items():
         table.setdefault(parse_reference(key).familiar_name(), {})[key] = image
-    _write(survey, table)
+    return _encoded(table)
 
 
 def add_references(survey: Survey, references: dict[str, str]) -> None:
@@ -407,5 +416,8 @@ def add_references(survey: Survey, references: dict[str, str]) -> None:
 def _write(survey: Survey, table: dict[str, dict[str, str]]) -> None:
     from lamella.fs.atomic import write_file
 
-    document = {"Repositories": {name: dict(sorted(table[name].items())) for name in sorted(table)}}
-    write_file(survey.image_dir / "repositories.json", encode(document), mode=0o600)
+    write_file(survey.image_dir / "repositories.json", _encoded(table), mode=0o600)
+
+
+def _encoded(table: dict[str, dict[str, str]]) -> bytes:
+    return encode({"Repositories": {name: dict(sorted(table[name].items())) for name in sorted(table)}})
