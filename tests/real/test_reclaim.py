@@ -24,6 +24,8 @@ from tests.support.checkedstores import copy_store
 from tests.support.cli import Lamella
 from tests.support.storeops import create, prepare, write_archives
 
+DAMAGES_STORES = True  # on purpose: what is left over is looked for
+
 # Of each run its own: what another process has mounted is spared by its name.
 ORPHAN = "ab" + os.urandom(31).hex()
 LINK = "ORPHANORPHANORPHANORPHAN22"
