@@ -447,5 +447,12 @@ def test_records_that_are_all_gone_are_made_again_from_the_files(store: CheckedS
 
 def test_every_code_has_its_case_or_is_told_elsewhere() -> None:
     tried = {code for damage in CASES for code in damage.codes} | {note.code for note in NOTES}
-    elsewhere = {"layer-unreadable", "mount-stale", "store-damaged", "parent-missing", "store-layers-missing"}
+    elsewhere = {
+        "layer-unreadable",
+        "mount-stale",
+        "store-damaged",
+        "parent-missing",
+        "store-layers-missing",
+        "layer-blob-damaged",
+    }
     assert set(CODES) - tried == elsewhere

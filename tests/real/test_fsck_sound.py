@@ -232,3 +232,39 @@ def test_damage_to_a_store_of_podman_is_told(tmp_path: Path, base_tar: Path) -> 
     names = tmp_path / "podman/overlay-images/images.json"
     names.write_bytes(names.read_bytes()[:-40])
     assert {item.code for item in check_store(tmp_path / "podman").findings} >= {"store-damaged"}
+
+
+def test_damage_to_a_store_of_containerd_is_told(tmp_path: Path) -> None:
+    base = layer_tar({"etc": None, "etc/motd": b"hello\n", "etc/issue": b"issue\n", "link": "etc/motd", "old": None,
+                      "old/file": b"x"})  # fmt: skip
+    top = layer_tar({"etc/.wh.issue": b"", "old/.wh..wh..opq": b"", "old/new": b"new\n"})
+    docker20(tmp_path / "made.tar", image([base, top], "docker.io/library/made:1"))
+    root = tmp_path / "containerd"
+    with Containerd(root) as containerd:
+        containerd.ctr("images", "import", tmp_path / "made.tar")
+    report = check_store(root, deep=True)
+    assert (report.findings, report.layers) == ((), 2)
+    [files] = [path.parent.parent for path in root.glob("*/snapshots/*/fs/etc/motd")]
+
+    def codes(*, deep: bool = False) -> set[str]:
+        return {item.code for item in check_store(root, deep=deep).findings}
+
+    (files / "etc/motd").write_bytes(b"HELLO\n")
+    assert codes() == set()
+    assert codes(deep=True) == {"layer-content-damaged"}
+    (files / "etc/motd").chmod(0o600)
+    assert codes() == {"layer-file-changed"}
+    (files / "etc/motd").unlink()
+    assert codes() == {"layer-file-missing"}
+    (files / "etc/motd").write_bytes(b"hello\n")
+    assert codes(deep=True) == set()
+    (files / "stranger").touch()
+    assert codes() == {"layer-file-extra"}
+    (files / "stranger").unlink()
+    blobs = [path for path in root.glob("**/blobs/sha256/*") if path.read_bytes() in (base, top)]
+    assert len(blobs) == 2
+    blobs[0].write_bytes(blobs[0].read_bytes() + bytes(512))
+    blobs[1].write_bytes(b"")
+    [one, two] = check_store(root).findings
+    assert {one.code, two.code} == {"layer-blob-damaged"}
+    assert {one.path, two.path} == set(map(str, blobs))

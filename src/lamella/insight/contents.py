@@ -13,6 +13,7 @@ from lamella.changeset.whiteout import OPAQUE_XATTR, is_whiteout
 from lamella.errors import DataLoss, LamellaError
 from lamella.fs.walk import DirectoryStack, directory_stack
 from lamella.insight.expectation import DIRECTORY, LINK, WHITEOUT, Expectation, Wanted, is_own_name, read_expectation
+from lamella.insight.packed import PackedLayer
 from lamella.linux.openat2 import open_in_root
 from lamella.model.digest import DiffID
 
@@ -44,6 +45,14 @@ class Task(NamedTuple):
     deep: bool
     whole_tree: bool = False
     """Whether the directory also holds what lies below the layer (vfs)."""
+    packed: bool = False
+    """Whether what stands for the tar-split is the packed tar itself."""
+
+    def place_of(self, code: str, name: str) -> Path:
+        """Return the place that a trouble is about."""
+        if code in {"layer-tarsplit-damaged", "layer-blob-damaged"}:
+            return self.tar_split
+        return self.files / name if name else self.files
 
 
 Trouble = tuple[str, str, str]
@@ -71,16 +80,22 @@ def check_contents(task: Task, shown: int = SHOWN) -> list[Trouble]:
 
 
 def _check(task: Task) -> Iterator[Trouble]:
+    packed: PackedLayer | None = None
     try:
-        wanted = read_expectation(task.tar_split)
+        if task.packed:
+            packed = PackedLayer(task.tar_split, task.diff_id, deep=task.deep)
+        wanted = packed.expectation if packed is not None else read_expectation(task.tar_split)
     except (DataLoss, FileNotFoundError, NotADirectoryError) as error:
-        yield "layer-tarsplit-damaged", "", str(error)
+        yield "layer-blob-damaged" if task.packed else "layer-tarsplit-damaged", "", str(error)
         return
     walk = _Walk(wanted, whole_tree=task.whole_tree)
     yield from walk.run(task.files)
     if not walk.damaged and task.size is not None and task.size not in {walk.size, wanted.tar_size}:
         yield "layer-size-wrong", "", f"its record says {task.size} bytes, its files have {walk.size}"
-    if task.deep and task.diff_id is not None and not walk.damaged:
+    if packed is not None and not walk.damaged:
+        for name in packed.damaged_files(task.files):
+            yield "layer-content-damaged", name, "has other bytes than the packed layer"
+    elif task.deep and task.diff_id is not None and not walk.damaged:
         yield from _check_bytes(task)
 
 

@@ -59,6 +59,7 @@ CODES: Mapping[str, Kind] = MappingProxyType({
     "layer-file-missing": Kind(_E, "a file of a layer is missing", "the layer is fetched again and swapped in"),
     "layer-file-changed": Kind(_E, "a file of a layer has another type, owner, mode, size or target than its tar says", "the layer is fetched again and swapped in"),
     "layer-file-extra": Kind(_W, "there is a file in a layer that its tar does not have", _ASIDE),
+    "layer-blob-damaged": Kind(_E, "the packed tar that a layer was unpacked from is damaged", ""),
     "layer-content-damaged": Kind(_E, "a file of a layer has other bytes than it was stored with (--deep)", "the layer is fetched again and swapped in"),
     "layer-unreadable": Kind(_E, "the file system cannot read a layer", ""),
     # layer directories

@@ -59,7 +59,7 @@ def find_foreign(root: Path) -> StoreReader | None:
 
 
 def check_reader(reader: StoreReader, *, deep: bool = False, processes: int | None = None) -> Report:
-    """Check a store through its reader: records parse, parents and directories exist, files fit their tar-split."""
+    """Check a store through its reader: records parse, parents and directories exist, files fit their tar-split or blob."""
     images, layers, containers = reader.images(), reader.layers(), reader.containers()
     found = [Finding("store-damaged", str(reader.root), problem) for problem in reader.problems]
     for layer in layers.values():
@@ -81,7 +81,7 @@ def check_reader(reader: StoreReader, *, deep: bool = False, processes: int | No
     tasks = list(_tasks(reader, deep=deep))
     for task, troubles in forked_map(check_contents, tasks, processes):
         for code, name, text in troubles:
-            place = task.tar_split if code == "layer-tarsplit-damaged" else task.files / name if name else task.files
+            place = task.place_of(code, name)
             sentence = f"layer {task.name}: {name} {text}" if name else f"layer {task.name}: {text}"
             found.append(Finding(code, str(place), sentence, (task.name, name)))
     return Report(reader.root, reader.kind, reader.driver, len(tasks), deep, in_order(found))
@@ -97,3 +97,5 @@ def _tasks(reader: StoreReader, *, deep: bool) -> Iterator[Task]:
             continue
         if tar_split is not None and tar_split.exists():
             yield Task(layer.id, layer.directory, tar_split, None, layer.diff_id, deep, layer.whole)
+        elif (blob := reader.blob(layer)) is not None:
+            yield Task(layer.id, layer.directory, blob, None, layer.diff_id, deep, layer.whole, packed=True)

@@ -150,7 +150,7 @@ def check_files(survey: Survey, tasks: list[Task], processes: int | None = None)
         if not troubles or not _is_still_there(survey, task):
             continue
         for code, name, text in troubles:
-            place = task.tar_split if code == "layer-tarsplit-damaged" else task.files / name if name else task.files
+            place = task.place_of(code, name)
             sentence = f"layer {task.name}: {name} {text}" if name else f"layer {task.name}: {text}"
             found.append(Finding(code, str(place), sentence, (task.name, name)))
     return found

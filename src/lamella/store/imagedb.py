@@ -24,7 +24,7 @@ from lamella.model.gojson import parse_time
 from lamella.model.imageconfig import ImageConfig, decode_image_config
 from lamella.store.dataroot import DataRoot
 from lamella.store.layerdb import LayerDB
-from lamella.store.smallfiles import find_small, is_directory, list_names, read_small
+from lamella.store.smallfiles import find_small, is_directory, list_names, read_small, shown
 from lamella.store.transactions import Transaction
 
 CONFIG_LIMIT = 8 << 20
@@ -295,7 +295,7 @@ class ImageDB:
         try:
             return ImageID(parse_digest(raw.decode("ascii", "replace")))
         except InvalidArgument:
-            self._root.report(f"image {image_id}: its parent is {raw[:80]!r}, not an image ID")
+            self._root.report(f"image {image_id}: its parent is {shown(raw)}, not an image ID")
             return None
 
     def _read_key(self, image_id: ImageID, key: str) -> bytes | None:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from lamella.errors import DataLoss, InvalidArgument, NotFound
 from lamella.model.digest import ChainID, DiffID, Digest, chain_id, hex_of, parse_digest
 from lamella.model.ids import CacheID, is_cache_id
-from lamella.store.smallfiles import find_small, list_names, read_small
+from lamella.store.smallfiles import find_small, list_names, read_small, shown
 
 #: Docker registers no layer above the 125th.
 MAX_DEPTH = 125
@@ -172,7 +172,7 @@ def _read(chain: ChainID, path: str) -> Layer:
 
 def _size(chain: ChainID, raw: bytes) -> int:
     if _SIZE.fullmatch(raw) is None:
-        raise DataLoss(f"layer {chain}: size is {raw[:32]!r}, not a decimal number")
+        raise DataLoss(f"layer {chain}: size is {shown(raw, 32)}, not a decimal number")
     return int(raw)
 
 
@@ -180,4 +180,4 @@ def _digest(raw: bytes, chain: ChainID, what: str) -> DiffID:
     try:
         return DiffID(parse_digest(raw.decode("ascii", "replace").strip()))
     except InvalidArgument as error:
-        raise DataLoss(f"layer {chain}: {what} is {raw[:80]!r}, not a digest") from error
+        raise DataLoss(f"layer {chain}: {what} is {shown(raw)}, not a digest") from error

@@ -20,7 +20,7 @@ from lamella.fs.atomic import fsync_dir
 from lamella.model.digest import ChainID, DiffID, parse_digest
 from lamella.model.ids import CacheID, ContainerID
 from lamella.store.layerdb import write_plain
-from lamella.store.smallfiles import find_small, list_names, read_small
+from lamella.store.smallfiles import find_small, list_names, read_small, shown
 
 _MOUNT_ID = re.compile(r"[0-9a-f]{64}(?:-init)?", re.ASCII)
 _OWNER = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -64,7 +64,7 @@ class MountDB:
             try:
                 parent = ChainID(DiffID(parse_digest(raw_parent.decode("ascii", "replace").strip())))
             except InvalidArgument as error:
-                raise DataLoss(f"container {owner[:12]}: parent of its layer is {raw_parent[:80]!r}") from error
+                raise DataLoss(f"container {owner[:12]}: parent of its layer is {shown(raw_parent)}") from error
         return RWLayer(owner, mount_id, None if raw_init is None else _id(raw_init, owner, "init-id"), parent)
 
     def find(self, owner: ContainerID) -> RWLayer | None:
@@ -127,5 +127,5 @@ def write_set_name(cache_id: str, part: int = 0) -> str:
 def _id(raw: bytes, owner: ContainerID, what: str) -> CacheID:
     text = raw.decode("ascii", "replace").strip()
     if _MOUNT_ID.fullmatch(text) is None:
-        raise DataLoss(f"container {owner[:12]}: {what} is {raw[:80]!r}, not the name of a layer directory")
+        raise DataLoss(f"container {owner[:12]}: {what} is {shown(raw)}, not the name of a layer directory")
     return CacheID(text)

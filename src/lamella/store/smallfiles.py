@@ -52,6 +52,11 @@ def find_small(path: str | os.PathLike[str], limit: int = RECORD_LIMIT) -> bytes
         return None
 
 
+def shown(raw: bytes, length: int = 80) -> str:
+    """Spell the beginning of a record for a message."""
+    return repr(raw[:length].decode("utf-8", "replace"))
+
+
 def is_directory(path: str | os.PathLike[str]) -> bool:
     """Tell whether there is a directory of the store's own, a link to one being none."""
     try:
