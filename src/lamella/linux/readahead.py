@@ -30,11 +30,12 @@ def reading_ahead(directories: Sequence[str]) -> Iterator[None]:
         return
     children: list[int] = []
     try:
-        for number in range(_PROCESSES):
-            child = os.fork()
-            if not child:
-                _read_all(directories[number::_PROCESSES])
-            children.append(child)
+        with contextlib.suppress(BlockingIOError):  # no more processes to be had: it goes without
+            for number in range(_PROCESSES):
+                child = os.fork()
+                if not child:
+                    _read_all(directories[number::_PROCESSES])
+                children.append(child)
         yield
     finally:
         for child in children:
@@ -51,8 +52,10 @@ def _are_in_memory(directories: Sequence[str]) -> bool:
             continue
         try:
             os.preadv(fd, [buffer], 0, os.RWF_NOWAIT)
-        except OSError:  # it would have to wait, or the file system cannot tell
+        except BlockingIOError:  # it would have to wait
             return False
+        except OSError:  # a file system that cannot tell, such as one in memory
+            return True
         finally:
             os.close(fd)
     return True
