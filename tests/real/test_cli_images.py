@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,15 @@ def test_images_hides_steps_and_filters(store: Lamella, tmp_path: Path) -> None:
     assert store.try_run("images", "-f", "label").returncode == 125
     assert json.loads(store.run("images", "--format", "json", "app"))["Tag"] == "1"
     assert "DIGEST" in store.run("images", "--digests").splitlines()[0]
+
+
+def test_notes_of_an_image_that_is_gone_hide_no_image(store: Lamella, base_tar: Path) -> None:
+    loose = store.run("import", str(base_tar))
+    notes = store.root / "image/overlay2/imagedb/metadata/sha256" / ("0" * 64)
+    notes.mkdir(parents=True)
+    (notes / "parent").write_text(loose)
+    assert loose in store.run("images", "-q", "--no-trunc").splitlines()
+    shutil.rmtree(notes)
 
 
 def test_history_and_explain_tell_the_steps(store: Lamella, tmp_path: Path) -> None:

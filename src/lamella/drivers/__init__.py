@@ -44,14 +44,18 @@ def open_driver(name: str, root: Path, state: Path) -> Driver:
     return driver
 
 
+def other_engine(root: Path) -> str:
+    """Name the engine that keeps a store with a layout of its own in *root*, empty for none."""
+    return next((name for name, marks in _OTHERS.items() if any((root / mark).is_dir() for mark in marks)), "")
+
+
 def require_own(root: Path) -> None:
     """Raise Unsupported if another engine, with a layout of its own, keeps its store in *root*."""
-    for engine, marks in _OTHERS.items():
-        if any((root / mark).is_dir() for mark in marks):
-            raise Unsupported(
-                f"{root} is a store of {engine}, which lamella does not change: 'lamella adopt {root}' brings over what "
-                "is in it; for a store of lamella's own use another --root"
-            )
+    if engine := other_engine(root):
+        raise Unsupported(
+            f"{root} is a store of {engine}, which lamella does not change: 'lamella adopt {root}' brings over what is "
+            "in it; for a store of lamella's own use another --root"
+        )
 
 
 def choose_driver(root: Path) -> str:

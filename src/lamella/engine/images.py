@@ -240,7 +240,8 @@ def list_images(opened: Opened, *, steps: bool, filters: Sequence[str] = ()) -> 
     names = parts.tags.by_image()
     images = [Image(opened, head, names.get(head.id, []), sizes=sizes) for head in parts.iter_heads(sizes)]
     if not steps:
-        parents = set(parts.images.parents().values())
+        parents_of = parts.images.parents()
+        parents = {parents_of.get(image.id) for image in images}
         images = [image for image in images if image.references or image.id not in parents]
     if filters:
         images = _filtered(opened, images, filters)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lamella.drivers import require_own
+from lamella.drivers import other_engine
 from lamella.errors import LamellaError, Unsupported
 from lamella.insight.contents import Task, check_contents
 from lamella.insight.findings import Finding
@@ -43,9 +43,7 @@ def find_foreign(root: Path) -> StoreReader | None:
     """
     from lamella.readers.detect import open_reader
 
-    try:
-        require_own(root)
-    except Unsupported:  # also where Docker's directories lie beside its own
+    if other_engine(root):  # also where Docker's directories lie beside its own
         return open_reader(root)
     if any(list_names(root / name) for name in ("image/overlay2", "image/vfs", "overlay2", "vfs/dir")):
         return None

@@ -68,6 +68,7 @@ def check_store(root: Path, *, deep: bool = False, driver: str = "", processes: 
     processor.  Raises NotFound if there is no data-root.
     """
     root = require_root(root)
+    driver = driver or find_driver(root)
     with shared(root), reading_ahead(() if processes == 1 else _record_directories(root, driver)):
         survey = Survey(root, driver)
         found = check_records(survey)
@@ -98,7 +99,6 @@ def shared(root: Path) -> Iterator[None]:
 
 def _record_directories(root: Path, driver: str) -> list[str]:
     """Return the directories of all layer and image records, in the order in which a survey reads them."""
-    driver = driver or find_driver(root)
     images = root / "image" / driver
     places = [root / driver] if driver == "overlay2" else []
     places.append(images / "layerdb" / "sha256")

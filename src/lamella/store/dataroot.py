@@ -92,7 +92,8 @@ class DataRoot:
     def open(cls, path: Path, *, driver: str | None = None, create: bool = True) -> DataRoot:
         """Open the data-root at ``path``; ``create`` makes it if it does not exist.
 
-        A data-root on a read-only file system opens for reading.  Raises NotFound, or Unsupported if no driver works or it is another engine's.
+        A data-root on a read-only file system opens for reading.  Raises NotFound, or Unsupported if no driver works
+        or it is another engine's.
         """
         try:
             resolved = Path(os.path.realpath(path, strict=True))

@@ -76,15 +76,21 @@ class LayerRemoval:
             return []
         return [ChainID(DiffID(parse_digest(line))) for line in lines if _CHAIN.fullmatch(line)]
 
-    def _defer(self, chain: ChainID) -> None:
+    def _defer(self, chains: Iterable[ChainID]) -> None:
+        """Remember layers to be looked at again; on disk on return, since the record of who asked goes next."""
+        lines = "".join(f"{chain}\n" for chain in dict.fromkeys(chains))
+        if not lines:
+            return
         fd = os.open(self._deferred, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            os.write(fd, f"{chain}\n".encode())
+            os.write(fd, lines.encode())
+            os.fsync(fd)
         finally:
             os.close(fd)
 
     def _release(self, candidates: list[ChainID], but: str) -> list[ChainID]:
         gone: list[ChainID] = []
+        deferred: list[ChainID] = []
         with self._root.writing():
             pinned, all_known = self._needed()
             leased = self._leased(but)
@@ -104,7 +110,7 @@ class LayerRemoval:
                     current is not None and current in records and current not in pinned and not children.get(current)
                 ):
                     if current in leased or not all_known:
-                        self._defer(current)
+                        deferred.append(current)
                         break
                     layer = records.pop(current)
                     # Two records of one directory are the work of an enemy: the files go with the last.
@@ -116,6 +122,7 @@ class LayerRemoval:
                         owners[layer.cache_id] -= 1
                         if layer.parent is not None:
                             children[layer.parent] -= 1
+            self._defer(deferred)
             if gone:
                 fsync_dir(self._db.records)
         return gone

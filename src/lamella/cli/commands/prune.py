@@ -46,7 +46,7 @@ def run_system(context: Context, flags: Values, _arguments: list[str]) -> int:
         "all images without at least one container associated to them" if flags.on("all") else "all dangling images"
     )
     cache = "all build cache" if flags.on("all") else "all dangling build cache"
-    if not _agreed(context, flags, "".join(f"\n  - {what}" for what in ("all stopped containers", images, cache))):
+    if not _agreed(context, flags, "all stopped containers", images, cache):
         return 0
     freed = _prune_containers(context, filters)
     freed += _prune_images(context, flags, filters)
@@ -80,11 +80,11 @@ def _list(context: Context, title: str, lines: Sequence[str]) -> None:
             context.output.line(line)
 
 
-def _agreed(context: Context, flags: Values, what: str) -> bool:
+def _agreed(context: Context, flags: Values, *what: str) -> bool:
     if flags.on("force"):
         return True
     context.output.flush()
-    listed = f":{what}\n\n" if what.startswith("\n") else f" {what}.\n"
+    listed = f" {what[0]}.\n" if len(what) == 1 else "".join((":", *(f"\n  - {each}" for each in what), "\n\n"))
     return confirm(f"WARNING! This will remove{listed}Are you sure you want to continue? [y/N] ", input)
 
 
